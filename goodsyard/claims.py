@@ -1,0 +1,140 @@
+"""Takes delivered jobs, by id and fence: of any number of copies of a delivery one gets the row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+from uuid import UUID
+
+from pydantic import JsonValue, ValidationError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from goodsyard.contracts import Contract
+from goodsyard.job import Job
+from goodsyard.outcomes import Outcome, Refused, Retry
+
+Delivery: TypeAlias = tuple[UUID, int]
+"""A job's id and the fence it was dispatched under."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job's row, locked or leased by us."""
+
+    id: UUID
+    fence: int
+    tenant: int
+    version: int
+    attempts: int
+    subject: UUID | None
+    trace_context: str | None
+    payload: JsonValue
+
+    def parse(self, contract: type[Contract]) -> Job[Contract] | Outcome:
+        """Return the job with its payload parsed, or how it ends since it can't be."""
+        if self.version > contract.version:
+            return Retry(
+                f"version {self.version} of {contract.kind} is newer than this worker's "
+                f"{contract.version}: waiting for a worker that knows it"
+            )
+        try:
+            payload = contract.model_validate(self.payload)
+        except ValidationError as error:
+            return Refused(f"the payload does not fit {contract.kind}: {error}")
+        return Job(self.id, self.fence, self.tenant, self.attempts, self.trace_context, payload)
+
+
+_COLUMNS = "j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context, j.payload"
+
+# SKIP LOCKED: a second copy of the message never waits for the first, it finds nothing to do.
+_LOCK_DISPATCHED = text(f"""
+    SELECT {_COLUMNS}
+      FROM goodsyard.job j
+      JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
+     WHERE j.state = 'dispatched' AND j.kind = :kind
+     ORDER BY j.id
+       FOR UPDATE OF j SKIP LOCKED
+""")
+
+_LEASE = text(f"""
+    WITH mine AS MATERIALIZED (
+        SELECT j.id
+          FROM goodsyard.job j
+          JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
+         USING (id, fence)
+         WHERE j.state = 'dispatched' AND j.kind = :kind
+         ORDER BY j.id
+           FOR UPDATE OF j SKIP LOCKED)
+    UPDATE goodsyard.job j
+       SET state = 'running', claimed_by = :worker, started_at = now(),
+           deadline = now() + make_interval(secs => :lease)
+     WHERE j.id = ANY(ARRAY(SELECT id FROM mine))
+    RETURNING {_COLUMNS}
+""")
+
+_LOCK_RUNNING = text("""
+    SELECT j.id
+      FROM goodsyard.job j
+      JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
+     WHERE j.state = 'running'
+     ORDER BY j.id
+       FOR UPDATE OF j
+""")
+
+
+_LOCK_HELD = text(f"""
+    SELECT {_COLUMNS}
+      FROM goodsyard.job j
+      JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
+     WHERE j.state = 'dispatched' OR (j.state = 'running' AND j.claimed_by = :worker)
+     ORDER BY j.id
+       FOR UPDATE OF j SKIP LOCKED
+""")
+
+
+def _parameters(deliveries: Sequence[Delivery]) -> dict[str, object]:
+    return {"ids": [job for job, _ in deliveries], "fences": [fence for _, fence in deliveries]}
+
+
+async def lock_dispatched(
+    tx: AsyncSession, kind: str, deliveries: Sequence[Delivery]
+) -> list[Claimed]:
+    """Lock the delivered jobs that are still ours to run, until the end of the transaction.
+
+    What is stale (fence), taken (locked), finished or of another kind is left out in silence.
+    """
+    rows = await tx.execute(_LOCK_DISPATCHED, {"kind": kind, **_parameters(deliveries)})
+    return [Claimed(*row) for row in rows]
+
+
+async def lease(
+    tx: AsyncSession, kind: str, deliveries: Sequence[Delivery], *, worker: UUID, seconds: float
+) -> list[Claimed]:
+    """Move the delivered jobs that are still ours to ``running``, for ``seconds`` from now."""
+    parameters = {
+        "kind": kind,
+        "worker": worker,
+        "lease": seconds,
+        **_parameters(deliveries),
+    }
+    rows = await tx.execute(_LEASE, parameters)
+    return [Claimed(*row) for row in rows]
+
+
+async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> set[UUID]:
+    """Lock the leased jobs that are still ours and return their ids.
+
+    A missing one was taken back when its lease ended, and its answer must be dropped: whoever has it
+    now repeats the same call under the same key.
+    """
+    return set(await tx.scalars(_LOCK_RUNNING, _parameters(deliveries)))
+
+
+async def lock_held(
+    tx: AsyncSession, deliveries: Sequence[Delivery], *, worker: UUID
+) -> list[Claimed]:
+    """Lock the jobs that ``worker`` ran and failed to finish, to write the failure down."""
+    rows = await tx.execute(_LOCK_HELD, {"worker": worker, **_parameters(deliveries)})
+    return [Claimed(*row) for row in rows]

@@ -1,0 +1,131 @@
+"""Moves due jobs from the backlog to a delivery: first the commit, then, elsewhere, the message.
+
+The message has no authority: it names rows and fences, and a row that is dispatched and never
+claimed comes back by its deadline. Any number of relays may do this at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from goodsyard.claims import Delivery
+
+DISPATCH_SECONDS = 5.0
+"""How long a dispatched job may go unanswered before it counts as lost; doubles with each loss."""
+
+QUARANTINE_AFTER = 3
+"""Lost deliveries after which a job is tried only where it can harm no neighbour."""
+
+BATCH = 500
+"""Jobs one transaction dispatches at the most: some 4 ms of row locks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """A job that is on its way from now on."""
+
+    id: UUID
+    fence: int
+    lost: int
+
+    @property
+    def delivery(self) -> Delivery:
+        """What a message says of it."""
+        return self.id, self.fence
+
+
+# The array form keeps the plan an index scan (UPDATE … FROM planned a hash join over the whole
+# table); the state is a literal since a parameter would lose the partial index; a probe a priority
+# keeps jobs scheduled for next year at priority 0 from being read through at every round.
+_DISPATCH = text("""
+    UPDATE goodsyard.job
+       SET state = 'dispatched', fence = fence + 1,
+           deadline = now() + make_interval(secs => :seconds * power(2, least(lost, 6)))
+     WHERE id = ANY(ARRAY(
+           SELECT due.id
+             FROM generate_series(0, 9) AS p(priority)
+            CROSS JOIN LATERAL (
+                  SELECT id FROM goodsyard.job
+                   WHERE state = 'waiting' AND kind = :kind AND priority = p.priority
+                     AND run_at <= now()
+                   ORDER BY run_at LIMIT :most FOR UPDATE SKIP LOCKED) AS due
+            LIMIT :most))
+    RETURNING id, fence, lost
+""")
+
+_TAKE_BACK = text("""
+    UPDATE goodsyard.job j SET state = 'waiting', deadline = NULL
+      FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
+     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = m.id AND j.fence = m.fence
+       AND j.state = 'dispatched'
+""")
+
+_DUE_KINDS = text("""
+    SELECT k.kind
+      FROM unnest(CAST(:kinds AS text[])) AS k(kind)
+     WHERE EXISTS (
+           SELECT FROM generate_series(0, 9) AS p(priority)
+            CROSS JOIN LATERAL (
+                  SELECT FROM goodsyard.job j
+                   WHERE j.state = 'waiting' AND j.kind = k.kind AND j.priority = p.priority
+                     AND j.run_at <= now() LIMIT 1) AS due)
+""")
+
+
+async def due_kinds(tx: AsyncSession, kinds: Sequence[str]) -> set[str]:
+    """Return which of ``kinds`` have a job due, in one statement."""
+    return set(await tx.scalars(_DUE_KINDS, {"kinds": list(kinds)}))
+
+
+async def dispatch(tx: AsyncSession, kind: str, most: int) -> list[Dispatched]:
+    """Dispatch up to ``most`` due jobs of ``kind``, urgent ones first, then by their time.
+
+    Publish them only after the commit: a message ahead of its commit finds the job still waiting,
+    is dropped, and the job then waits for its deadline.
+    """
+    parameters = {"kind": kind, "most": most, "seconds": DISPATCH_SECONDS}
+    return [Dispatched(*row) for row in await tx.execute(_DISPATCH, parameters)]
+
+
+async def take_back(tx: AsyncSession, deliveries: Sequence[Delivery]) -> None:
+    """Return to the backlog what couldn't be published. The fences stay used."""
+    await tx.execute(
+        _TAKE_BACK,
+        {"ids": [job for job, _ in deliveries], "fences": [fence for _, fence in deliveries]},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The deliveries of one message, and whether they go to the quarantine queue."""
+
+    deliveries: tuple[Delivery, ...]
+    quarantined: bool = False
+
+
+def chunks(dispatched: Sequence[Dispatched], *, most: int, workers: int) -> list[Chunk]:
+    """Share jobs out to messages.
+
+    A lone job goes alone and at once (latency); a backlog goes in chunks (throughput), yet never so
+    large that one worker gets what several could share. A job that was lost before goes alone: it
+    may be the one that kills its worker.
+
+    Args:
+        dispatched: the jobs of one kind.
+        most: jobs a message may carry.
+        workers: processes that consume the kind's queue.
+    """
+    fresh = [job.delivery for job in dispatched if job.lost == 0]
+    suspects = [job for job in dispatched if job.lost > 0]
+    if len(dispatched) < BATCH:
+        size = min(most, max(1, math.ceil(len(fresh) / (2 * max(1, workers)))))
+    else:
+        size = most  # a full batch: there is more where it came from
+    shared = [Chunk(tuple(fresh[at : at + size])) for at in range(0, len(fresh), size)]
+    return shared + [Chunk((job.delivery,), job.lost >= QUARANTINE_AFTER) for job in suspects]

@@ -1,0 +1,313 @@
+"""Runs a delivered chunk so that each job in it takes effect exactly once, or is put back.
+
+A database chunk is one transaction: claim, effect, end and next jobs. An external chunk is three
+steps: claim (commit), call the provider with no transaction open, settle (commit). Whatever line is
+the last one executed, the rows say what still has to happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from goodsyard import claims, settlement
+from goodsyard.claims import Claimed, Delivery
+from goodsyard.contracts import Contract
+from goodsyard.database import Sessions
+from goodsyard.doorbell import Doorbell
+from goodsyard.failpoints import failpoint
+from goodsyard.flow import DatabaseHandler, ExternalHandler, Flow
+from goodsyard.job import TERMINAL, Job
+from goodsyard.outcomes import Outcome, Retry
+from goodsyard.settlement import Ended, Settled
+
+GATHER_SECONDS = 0.015
+"""How long finished calls wait for their neighbours, so that a commit is shared. Less than a call
+takes, and a lone job never waits: nobody is left to wait for."""
+
+CALL_SECONDS = 20.0
+"""The most a provider may take; under the worker's hard time limit (30 s), so that the verdict on a
+hanging call is ours, not a killed process."""
+
+PATIENCE_SECONDS = 20.0
+"""How long a chunk is tried again while Postgres is away or unwilling: a restart costs no attempt."""
+
+CONFLICT_TRIES = 3
+"""How often a transaction that lost a conflict is run before it counts as failed."""
+
+# serialization_failure, deadlock_detected, lock_not_available
+_CONFLICTS = frozenset({"40001", "40P01", "55P03"})
+# admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, idle_in_transaction and
+# transaction timeouts (the session is gone, as after a restart)
+_OUTAGES = frozenset({"57P01", "57P02", "57P03", "53300", "25P03", "25P04"})
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+
+
+class OutcomeCountError(Exception):
+    """A handler returned more or fewer outcomes than it was given jobs."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether Postgres was away (or sent us away), so that no job is to blame."""
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    # Without an SQLSTATE the connection broke or was never made: libpq's own errors carry none.
+    return error.connection_invalidated or state is None or state in _OUTAGES
+
+
+def _is_conflict(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in _CONFLICTS
+
+
+class Executor:
+    """Runs chunks of one worker process, on one event loop."""
+
+    def __init__(self, flow: Flow, sessions: Sessions, doorbell: Doorbell, worker: UUID) -> None:
+        """Run the handlers of ``flow`` as the process registered under ``worker``."""
+        self._flow = flow
+        self._sessions = sessions
+        self._doorbell = doorbell
+        self._worker = worker
+
+    async def run(self, kind: str, deliveries: Sequence[Delivery]) -> None:
+        """Run a chunk; returns when each of its jobs has ended, was put back or wasn't ours.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: Postgres stayed away. Nothing was lost: the rows come back
+                when their deadlines pass.
+        """
+        handler = self._flow.handler(kind)
+        if isinstance(handler, DatabaseHandler):
+            await self._run_database(handler, deliveries)
+        else:
+            await self._run_external(handler, deliveries)
+
+    # Database kinds
+
+    async def _run_database(
+        self, handler: DatabaseHandler[Any], deliveries: Sequence[Delivery]
+    ) -> None:
+        try:
+            await self._patiently(lambda: self._apply(handler, deliveries))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its job's failure
+            if is_outage(error):
+                raise
+            await self._alone_or_failed(
+                deliveries, error, lambda one: self._run_database(handler, one), handler.contract
+            )
+
+    async def _apply(
+        self, handler: DatabaseHandler[Any], deliveries: Sequence[Delivery]
+    ) -> None:
+        async with self._sessions.begin() as tx:
+            claimed = await claims.lock_dispatched(tx, handler.contract.kind, deliveries)
+            if not claimed:
+                return
+            failpoint("after_claim")
+            outcomes = await _decide(claimed, handler.contract, lambda jobs: handler.run(jobs, tx))
+            settled = await self._settle(tx, handler.contract, claimed, outcomes)
+            failpoint("before_commit")
+        failpoint("after_commit")
+        self._tell(claimed, settled)
+
+    # External kinds
+
+    async def _run_external(
+        self, handler: ExternalHandler[Any, Any], deliveries: Sequence[Delivery]
+    ) -> None:
+        claimed = {
+            row.id: row for row in await self._patiently(lambda: self._lease(handler, deliveries))
+        }
+        failpoint("after_claim")
+        calls = {
+            asyncio.create_task(self._call(handler, row), name=str(row.id))
+            for row in claimed.values()
+        }
+        while calls:
+            finished, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            if calls:
+                more, calls = await asyncio.wait(calls, timeout=GATHER_SECONDS)
+                finished |= more
+            failpoint("before_settle")
+            await self._settle_answers(
+                handler, [(claimed[UUID(call.get_name())], call.result()) for call in finished]
+            )
+
+    async def _lease(
+        self, handler: ExternalHandler[Any, Any], deliveries: Sequence[Delivery]
+    ) -> list[Claimed]:
+        contract = handler.contract
+        async with self._sessions.begin() as tx:
+            return await claims.lease(
+                tx, contract.kind, deliveries, worker=self._worker, seconds=contract.policy.lease
+            )
+
+    async def _call(
+        self, handler: ExternalHandler[Any, Any], row: Claimed
+    ) -> tuple[Job[Any], object] | Outcome:
+        """Return the provider's answer, or the outcome where there is none; never raises."""
+        job = row.parse(handler.contract)
+        if not isinstance(job, Job):
+            return job
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                return job, await handler.call(job)
+        except TimeoutError:
+            return Retry(f"no answer within {CALL_SECONDS:g} s: it may or may not have happened")
+        except Exception as error:  # noqa: BLE001 - one call's failure is its own, not the chunk's
+            _log.warning("job.call_failed", job=str(row.id), exc_info=error)
+            return Retry(_describe(error))
+
+    async def _settle_answers(
+        self,
+        handler: ExternalHandler[Any, Any],
+        answers: Sequence[tuple[Claimed, tuple[Job[Any], object] | Outcome]],
+    ) -> None:
+        try:
+            await self._patiently(lambda: self._apply_answers(handler, answers))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its job's failure
+            if is_outage(error):
+                raise
+            by_id = {row.id: (row, answer) for row, answer in answers}
+            await self._alone_or_failed(
+                [(row.id, row.fence) for row, _ in answers],
+                error,
+                lambda one: self._settle_answers(handler, [by_id[job] for job, _ in one]),
+                handler.contract,
+            )
+
+    async def _apply_answers(
+        self,
+        handler: ExternalHandler[Any, Any],
+        answers: Sequence[tuple[Claimed, tuple[Job[Any], object] | Outcome]],
+    ) -> None:
+        async with self._sessions.begin() as tx:
+            ours = await claims.lock_running(tx, [(row.id, row.fence) for row, _ in answers])
+            held = sorted(
+                ((row, answer) for row, answer in answers if row.id in ours),
+                key=lambda pair: pair[0].id,
+            )
+            if not held:
+                return
+            answered = [answer for _, answer in held if isinstance(answer, tuple)]
+            verdicts = await handler.settle(tx, answered) if answered else ()
+            outcomes = _merge(handler.contract, [answer for _, answer in held], verdicts)
+            claimed = [row for row, _ in held]
+            settled = await self._settle(tx, handler.contract, claimed, outcomes)
+            failpoint("before_commit")
+        failpoint("after_commit")
+        self._tell(claimed, settled)
+
+    # Both
+
+    async def _settle(
+        self,
+        tx: AsyncSession,
+        contract: type[Contract],
+        claimed: Sequence[Claimed],
+        outcomes: Sequence[Outcome],
+    ) -> Settled:
+        ended = [
+            Ended(row.id, row.tenant, row.attempts, row.subject, row.trace_context, outcome)
+            for row, outcome in zip(claimed, outcomes, strict=True)
+        ]
+        return await settlement.settle(
+            tx, ended, backoff=contract.policy.backoff, worker=self._worker
+        )
+
+    def _tell(self, claimed: Sequence[Claimed], settled: Settled) -> None:
+        ended = [row for row in claimed if settled.states.get(row.id) in TERMINAL]
+        self._doorbell.ring(
+            due=settled.due,
+            changed=[
+                changed for row in ended for changed in (row.id, row.subject) if changed is not None
+            ],
+        )
+
+    async def _alone_or_failed(
+        self,
+        deliveries: Sequence[Delivery],
+        error: Exception,
+        run: Callable[[Sequence[Delivery]], Awaitable[None]],
+        contract: type[Contract],
+    ) -> None:
+        """Find out whose fault it was: each job again, alone; one that was alone has failed."""
+        if len(deliveries) > 1:
+            _log.warning("chunk.split", kind=contract.kind, jobs=len(deliveries), exc_info=error)
+            for delivery in deliveries:
+                await run([delivery])
+            return
+        _log.warning("job.failed", kind=contract.kind, job=str(deliveries[0][0]), exc_info=error)
+        await self._patiently(lambda: self._report(deliveries, error, contract))
+
+    async def _report(
+        self, deliveries: Sequence[Delivery], error: Exception, contract: type[Contract]
+    ) -> None:
+        async with self._sessions.begin() as tx:
+            held = await claims.lock_held(tx, deliveries, worker=self._worker)
+            outcomes = [Retry(_describe(error))] * len(held)
+            settled = await self._settle(tx, contract, held, outcomes)
+        self._tell(held, settled)
+
+    async def _patiently(self, transaction: Callable[[], Awaitable[T]]) -> T:
+        """Run a transaction, whole, again while Postgres is away or others win the conflict.
+
+        A commit whose answer was lost resolves itself: the rows it ended no longer match.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE_SECONDS
+        wait, conflicts = 0.05, 0
+        while True:
+            try:
+                return await transaction()
+            except DBAPIError as error:
+                conflicts += _is_conflict(error)
+                again = is_outage(error) or 0 < conflicts < CONFLICT_TRIES
+                if not again or loop.time() + wait > until:
+                    raise
+                _log.info("postgres.again", error=str(error.orig), wait_seconds=wait)
+            await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - jitter, no secret
+            wait = min(wait * 2, 2.0)
+
+
+async def _decide(
+    claimed: Sequence[Claimed],
+    contract: type[Contract],
+    run: Callable[[Sequence[Job[Any]]], Awaitable[Sequence[Outcome]]],
+) -> list[Outcome]:
+    """Run the handler over what parses; what doesn't has its outcome already."""
+    parsed = [row.parse(contract) for row in claimed]
+    jobs = [job for job in parsed if isinstance(job, Job)]
+    return _merge(contract, parsed, await run(jobs) if jobs else ())
+
+
+def _merge(
+    contract: type[Contract],
+    decided: Sequence[Outcome | Job[Any] | tuple[Job[Any], object]],
+    verdicts: Sequence[Outcome],
+) -> list[Outcome]:
+    """Put the handler's verdicts in the places of the jobs it was asked about.
+
+    Raises:
+        OutcomeCountError: there aren't as many verdicts as places.
+    """
+    asked = [item for item in decided if isinstance(item, (Job, tuple))]
+    if len(verdicts) != len(asked):
+        message = f"{contract.kind} owed {len(asked)} outcomes, one a job, and gave {len(verdicts)}"
+        raise OutcomeCountError(message)
+    following = iter(verdicts)
+    return [next(following) if isinstance(item, (Job, tuple)) else item for item in decided]
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,54 @@
+"""A job as a handler sees it, and the states its row goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import uuid_utils.compat
+
+from goodsyard.contracts import Contract
+
+C_co = TypeVar("C_co", bound=Contract, covariant=True)
+
+
+class JobState(StrEnum):
+    """Where a job is; ``job`` holds the first three and ``dead``, ``job_done`` the others."""
+
+    WAITING = "waiting"
+    """In Postgres only, due at ``run_at``. Left by a relay (dispatched) or a cancel."""
+    DISPATCHED = "dispatched"
+    """A message with its id and fence is in Redis or in a worker. Left by the worker that claims
+    it, or, when its deadline passes with no answer, by the sweeper (waiting, ``lost`` + 1)."""
+    RUNNING = "running"
+    """External kinds only: a worker calls the provider. Left by its settlement, or, when its lease
+    ends or its process falls silent, by the sweeper."""
+    SUCCEEDED = "succeeded"
+    """It took effect, in the commit that says so."""
+    DEAD = "dead"
+    """Out of attempts, lost too often, refused or uncertain. Left by a replay."""
+    CANCELLED = "cancelled"
+    """Called off before it took effect."""
+
+
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.DEAD, JobState.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[C_co]):
+    """One claimed job: its row's identity and its parsed payload."""
+
+    id: UUID
+    fence: int
+    tenant: int
+    attempts: int
+    trace_context: str | None
+    payload: C_co
+
+
+def new_id() -> UUID:
+    """Return a UUID version 7 (RFC 9562): its leading timestamp keeps index pages hot and picks
+    the day's partition; nothing else is read from it, so a wrong clock harms nothing."""
+    return uuid_utils.compat.uuid7()

@@ -1,0 +1,53 @@
+"""How one run of a job ends, as a value the handler returns; anything it raises is a ``Retry``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from pydantic import JsonValue
+
+from goodsyard.contracts import Contract
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It took effect; ``next`` is staged in the same commit."""
+
+    result: Mapping[str, JsonValue] | None = None
+    next: Sequence[Contract] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """It failed and may succeed later: spends an attempt, waits at least ``after`` seconds."""
+
+    error: str
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """It can't run yet and that is nobody's failure: waits until then, spends nothing."""
+
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The other side said no for good (an unknown mailbox, say): dead, reason ``refused``."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Nothing automatic may touch it again (``uncertain``: it may have happened): for a person."""
+
+    reason: str
+    detail: str
+
+
+Outcome: TypeAlias = Done | Retry | Snooze | Refused | Dead

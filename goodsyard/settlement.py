@@ -1,0 +1,164 @@
+"""Writes outcomes down: a job's end, and the jobs it stages, in the transaction of its effect."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from goodsyard.contracts import Backoff
+from goodsyard.job import JobState
+from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry, Snooze
+from goodsyard.submit import INSERT_STAGED, Staged, as_columns
+
+ERROR_LENGTH = 2_000
+"""Characters of an error kept; a provider's page of HTML is not worth a row of megabytes."""
+
+_JOB_COLUMNS = (
+    "id, tenant, kind, version, priority, run_at, fence, attempts, lost, max_attempts, claimed_by, "
+    "subject, parent_id, unique_key, limit_key, trace_context, payload, created_at"
+)
+
+_FINISH = f"""
+    gone AS (DELETE FROM goodsyard.job WHERE id = ANY(CAST(:ids AS uuid[])) RETURNING *)
+    INSERT INTO goodsyard.job_done ({_JOB_COLUMNS}, state, result, started_at, finished_at)
+    SELECT {_JOB_COLUMNS}, 'succeeded', r.result, coalesce(started_at, now()), clock_timestamp()
+      FROM gone
+      JOIN unnest(CAST(:ids AS uuid[]), CAST(:results AS jsonb[])) AS r(id, result) USING (id)
+"""
+_FINISH_ONLY = text(f"WITH {_FINISH}")
+_FINISH_AND_STAGE = text(f"WITH staged AS ({INSERT_STAGED}), {_FINISH}")
+
+_PUT_BACK = text("""
+    WITH failed AS MATERIALIZED (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:errors AS text[]), CAST(:waits AS float8[]),
+                             CAST(:untils AS timestamptz[]), CAST(:reasons AS text[]))
+            AS f(id, error, wait, until, reason)),
+    moved AS (
+        UPDATE goodsyard.job j
+           SET attempts = j.attempts + (f.until IS NULL)::int,
+               state = CASE WHEN f.reason IS NOT NULL OR
+                                 (f.until IS NULL AND j.attempts + 1 >= j.max_attempts)
+                            THEN 'dead' ELSE 'waiting' END::goodsyard.job_state,
+               reason = CASE WHEN f.reason IS NOT NULL THEN f.reason
+                             WHEN f.until IS NULL AND j.attempts + 1 >= j.max_attempts
+                             THEN 'attempts' END,
+               finished_at = CASE WHEN f.reason IS NOT NULL OR
+                                       (f.until IS NULL AND j.attempts + 1 >= j.max_attempts)
+                                  THEN now() END,
+               run_at = coalesce(f.until, now() + make_interval(secs => f.wait)),
+               error = coalesce(f.error, j.error), deadline = NULL, claimed_by = NULL
+          FROM failed f
+         WHERE j.id = f.id AND j.id = ANY(CAST(:ids AS uuid[]))
+           AND j.state IN ('dispatched', 'running')
+        RETURNING j.id, j.attempts, j.started_at, j.state, f.error),
+    noted AS (
+        INSERT INTO goodsyard.job_attempt (job_id, attempt, worker, started_at, error)
+        SELECT id, attempts, :worker, coalesce(started_at, now()), error
+          FROM moved WHERE error IS NOT NULL)
+    SELECT id, state FROM moved
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job with its outcome; the job's row is locked by the transaction that settles it."""
+
+    id: UUID
+    tenant: int
+    attempts: int
+    subject: UUID | None
+    trace_context: str | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settlement changed, for the doorbell and the metrics."""
+
+    states: dict[UUID, JobState]
+    due: frozenset[str]
+
+
+async def settle(
+    tx: AsyncSession, ended: Sequence[Ended], *, backoff: Backoff, worker: UUID
+) -> Settled:
+    """Write the outcomes of locked jobs down: at most one statement for those done, one for others."""
+    done = [(job, job.outcome) for job in ended if isinstance(job.outcome, Done)]
+    others = [job for job in ended if not isinstance(job.outcome, Done)]
+    states = {job.id: JobState.SUCCEEDED for job, _ in done}
+    due: frozenset[str] = frozenset()
+    if done:
+        due = await _finish(tx, done)
+    if others:
+        states |= await _put_back(tx, others, backoff, worker)
+    return Settled(states, due)
+
+
+async def _finish(tx: AsyncSession, done: Sequence[tuple[Ended, Done]]) -> frozenset[str]:
+    staged = [
+        Staged(job.tenant, contract, parent_id=job.id, trace_context=job.trace_context)
+        for job, outcome in done
+        for contract in outcome.next
+    ]
+    parameters: dict[str, object] = {
+        "ids": [job.id for job, _ in done],
+        "results": [
+            None if outcome.result is None else orjson.dumps(outcome.result).decode()
+            for _, outcome in done
+        ],
+    }
+    if staged:
+        await tx.execute(_FINISH_AND_STAGE, parameters | as_columns(staged))
+    else:
+        await tx.execute(_FINISH_ONLY, parameters)
+    return frozenset(job.contract.kind for job in staged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """A column set of ``_PUT_BACK``; ``until`` set means that no attempt is spent."""
+
+    error: str | None = None
+    wait: float = 0.0
+    until: datetime | None = None
+    reason: str | None = None
+
+
+def _verdict(outcome: Outcome, backoff: Backoff, failures: int) -> _Verdict:
+    match outcome:
+        case Retry(error, after):
+            # Jitter spreads load, it guards no secret.
+            jittered = random.uniform(0, backoff.ceiling(failures))  # noqa: S311
+            return _Verdict(error=error, wait=max(after or 0.0, jittered))
+        case Snooze(until):
+            return _Verdict(until=until)
+        case Refused(detail):
+            return _Verdict(error=detail, reason="refused")
+        case Dead(reason, detail):
+            return _Verdict(error=detail, reason=reason)
+        case Done():
+            message = "a job that is done is finished, not put back"
+            raise TypeError(message)
+
+
+async def _put_back(
+    tx: AsyncSession, ended: Sequence[Ended], backoff: Backoff, worker: UUID
+) -> dict[UUID, JobState]:
+    verdicts = [_verdict(job.outcome, backoff, job.attempts + 1) for job in ended]
+    parameters = {
+        "ids": [job.id for job in ended],
+        "errors": [v.error[:ERROR_LENGTH] if v.error else None for v in verdicts],
+        "waits": [v.wait for v in verdicts],
+        "untils": [v.until for v in verdicts],
+        "reasons": [v.reason for v in verdicts],
+        "worker": worker,
+    }
+    rows = await tx.execute(_PUT_BACK, parameters)
+    return {job: JobState(state) for job, state in rows}

@@ -1,0 +1,114 @@
+"""Puts jobs in: rows in the caller's transaction, so a job exists exactly if its business rows do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from goodsyard.contracts import Contract
+from goodsyard.job import new_id
+
+DEFAULT_PRIORITY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A job about to be inserted.
+
+    Args:
+        tenant: whose it is.
+        contract: what to do.
+        run_at: when it is due; ``None`` is now, by the database's clock.
+        priority: 0 is first, 9 last.
+        unique_key: while a job of this tenant, kind and key is live, no second one is inserted.
+        parent_id: the job that staged it.
+        trace_context: a W3C ``traceparent``, carried along the whole flow.
+    """
+
+    tenant: int
+    contract: Contract
+    run_at: datetime | None = None
+    priority: int = DEFAULT_PRIORITY
+    unique_key: str | None = None
+    parent_id: UUID | None = None
+    trace_context: str | None = None
+    id: UUID = field(default_factory=new_id)
+
+
+# One insert for any number of jobs; also the part of the settlement that stages what comes next.
+INSERT_STAGED = """
+    INSERT INTO goodsyard.job (id, tenant, kind, version, run_at, priority, unique_key, max_attempts,
+                               subject, parent_id, trace_context, payload)
+    SELECT s.id, s.tenant, s.kind, s.version, coalesce(s.run_at, now()), s.priority, s.unique_key,
+           s.max_attempts, s.subject, s.parent_id, s.trace_context, s.payload
+      FROM unnest(CAST(:staged_ids AS uuid[]), CAST(:tenants AS int[]), CAST(:kinds AS text[]),
+                  CAST(:versions AS smallint[]), CAST(:run_ats AS timestamptz[]),
+                  CAST(:priorities AS smallint[]), CAST(:unique_keys AS text[]),
+                  CAST(:max_attempts AS smallint[]), CAST(:subjects AS uuid[]),
+                  CAST(:parent_ids AS uuid[]), CAST(:trace_contexts AS text[]),
+                  CAST(:payloads AS jsonb[]))
+        AS s(id, tenant, kind, version, run_at, priority, unique_key,
+             max_attempts, subject, parent_id, trace_context, payload)
+    ON CONFLICT (tenant, kind, unique_key)
+       WHERE unique_key IS NOT NULL AND state IN ('waiting', 'dispatched', 'running') DO NOTHING
+    RETURNING id
+"""
+
+_STAGE = text(INSERT_STAGED)
+
+_LIVE_TWIN = text("""
+    SELECT id FROM goodsyard.job
+     WHERE tenant = :tenant AND kind = :kind AND unique_key = :unique_key
+       AND state IN ('waiting', 'dispatched', 'running')
+""")
+
+
+def as_columns(staged: Sequence[Staged]) -> dict[str, list[object]]:
+    """Return the parameters of ``INSERT_STAGED``, a list a column."""
+    return {
+        "staged_ids": [job.id for job in staged],
+        "tenants": [job.tenant for job in staged],
+        "kinds": [job.contract.kind for job in staged],
+        "versions": [job.contract.version for job in staged],
+        "run_ats": [job.run_at for job in staged],
+        "priorities": [job.priority for job in staged],
+        "unique_keys": [job.unique_key for job in staged],
+        "max_attempts": [job.contract.policy.max_attempts for job in staged],
+        "subjects": [job.contract.subject for job in staged],
+        "parent_ids": [job.parent_id for job in staged],
+        "trace_contexts": [job.trace_context for job in staged],
+        "payloads": [job.contract.model_dump_json() for job in staged],
+    }
+
+
+async def stage(tx: AsyncSession, staged: Sequence[Staged]) -> set[UUID]:
+    """Insert jobs in the caller's transaction, in one statement.
+
+    Returns:
+        The ids that were inserted; one is missing where its ``unique_key`` has a live job already.
+    """
+    if not staged:
+        return set()
+    return set(await tx.scalars(_STAGE, as_columns(staged)))
+
+
+async def stage_unique(tx: AsyncSession, staged: Staged) -> UUID:
+    """Insert a job, or return the id of the live job that holds its ``unique_key``."""
+    # The twin may end between the two statements; then the key is free and the insert succeeds.
+    while not await stage(tx, [staged]):
+        twin: UUID | None = await tx.scalar(
+            _LIVE_TWIN,
+            {
+                "tenant": staged.tenant,
+                "kind": staged.contract.kind,
+                "unique_key": staged.unique_key,
+            },
+        )
+        if twin is not None:
+            return twin
+    return staged.id
