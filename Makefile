@@ -1,0 +1,85 @@
+# Every verb makes what it needs. All of it lives in .venv, installed by plain pip from the hash-pinned lock.
+#   make install PYTHON=python3.13    another Python
+#   make test ARGS="-k ledger"        arguments for the command behind a verb
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+LOCK := requirements/development.txt
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin/python -m
+PIP := $(RUN) pip --quiet --disable-pip-version-check --no-input
+
+# The stamp says which Python .venv was made by, and where. Where that is no longer so, where another
+# Python is asked for, or where an installation was cut short (no stamp), .venv is made anew.
+IDENTITY := import os, sys; print(*sys.version_info[:3], os.path.realpath(sys.base_prefix), os.path.realpath("$(VENV)"))
+ASKED := $(if $(filter file,$(origin PYTHON)),$(VENV)/bin/python,$(PYTHON))
+STALE := $(if $(filter-out 0,$(shell $(ASKED) -c '$(IDENTITY)' 2>/dev/null | cmp -s - $(STAMP); echo $$?)),new-venv)
+
+.PHONY: help
+help: ## this list
+	@echo 'Goodsyard runs the jobs behind an order, each exactly once.'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: install
+install: $(STAMP) ## make .venv, with .venv/bin/goodsyard, from the lock
+
+$(STAMP): $(LOCK) pyproject.toml $(STALE)
+	@rm -f $@
+	@echo "Installing $$(grep -c '^[a-z0-9].*==' $(LOCK)) packages, as locked in $(LOCK), into $(VENV): about a minute ..."
+	@$(PIP) install --require-hashes --requirement $(LOCK)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(VENV)/bin/python -c '$(IDENTITY)' > $@
+	@echo "Installed: $(VENV)/bin/goodsyard"
+
+.PHONY: new-venv
+new-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Goodsyard needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1 | head -n 1)." >&2; \
+	  echo "Name one that is: make install PYTHON=python3.13" >&2; \
+	  exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); \
+	  echo "$(PYTHON) could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+
+.PHONY: demo
+demo: install ## start everything, send 6,919 real orders through it, check the books, stop
+	@$(RUN) ops.demo $(ARGS)
+
+.PHONY: up
+up: install ## start everything and stay: API, workers, relay, Flower, on embedded servers
+	@$(VENV)/bin/goodsyard up $(ARGS)
+
+.PHONY: test
+test: install ## the whole test suite, against servers it starts itself
+	@$(RUN) pytest $(ARGS)
+
+.PHONY: check
+check: install ## format, lint, types, import rules
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+.PHONY: audit
+audit: install ## ask for known vulnerabilities in what is locked
+	@$(VENV)/bin/pip-audit --require-hashes --disable-pip --requirement $(LOCK)
+
+# --system-certs: the certificates this machine trusts, as pip and the browser do.
+COMPILE = $(VENV)/bin/uv pip compile --quiet --system-certs --universal --python-version 3.11 \
+  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command 'make lock'
+
+.PHONY: lock
+lock: install ## lock again after a change in pyproject.toml; ARGS=--upgrade takes newer versions
+	@$(COMPILE) $(ARGS) pyproject.toml --output-file requirements/production.txt
+	@$(COMPILE) $(ARGS) pyproject.toml --extra embedded --group dev --constraint requirements/production.txt --output-file $(LOCK)
+	@$(COMPILE) --group build --constraint $(LOCK) --output-file requirements/build.txt
+
+.PHONY: clean
+clean: ## remove what make made; the data of `make up` stays
+	@rm -rf $(VENV) .demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
