@@ -74,7 +74,7 @@ class Backoff:
     def ceiling(self, failures: int) -> float:
         """Return the longest wait in seconds after ``failures`` failures (1 for the first)."""
         # 2**32 s is far above any cap; the bound keeps the power from overflowing a float.
-        return min(self.cap, self.base * 2 ** min(failures - 1, 32))
+        return min(self.cap, self.base * 2.0 ** min(failures - 1, 32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,9 @@ class Doorbell:
             due, self._due = self._due, set()
             changed, self._changed = self._changed, set()
             with suppress(redis.RedisError, OSError):
-                async with self._client.pipeline(transaction=False) as pipe:
-                    if due:
-                        pipe.publish(DUE, " ".join(due))
-                    if changed:
-                        pipe.publish(CHANGED, " ".join(map(str, changed)))
-                    await pipe.execute()
+                if due:
+                    await self._client.publish(DUE, " ".join(due))
+                if changed:
+                    await self._client.publish(CHANGED, " ".join(map(str, changed)))
                 continue
             _log.debug("doorbell.unheard", due=len(due), changed=len(changed))

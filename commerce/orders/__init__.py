@@ -1,0 +1,1 @@
+"""Orders: what was asked for, what became of it."""
