@@ -1,0 +1,1 @@
+"""What a person types: commands, `up` with its embedded servers, sandbox, import, doctor."""

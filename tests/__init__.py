@@ -1,0 +1,1 @@
+"""Laws of Goodsyard, each checked against real servers."""

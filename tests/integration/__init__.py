@@ -1,0 +1,1 @@
+"""Several parts of Goodsyard, or one part and a server, together."""
