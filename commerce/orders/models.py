@@ -15,7 +15,7 @@ from commerce.orders.rules import OrderStatus
 from goodsyard.job import new_id
 
 
-class Order(Base):
+class Order(Base, kw_only=True):
     """An order; what it reserved follows from its lines and its status."""
 
     __tablename__ = "orders"
@@ -38,7 +38,7 @@ class Order(Base):
     updated_at: Mapped[datetime] = mapped_column(FetchedValue(), init=False)
 
 
-class OrderLine(Base):
+class OrderLine(Base, kw_only=True):
     """A line of an order, numbered from 1."""
 
     __tablename__ = "order_line"

@@ -1,0 +1,96 @@
+"""Every job's contract on one page, without behaviour: handlers stage each other's jobs from here."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import Field, JsonValue
+
+from commerce.money import Amount, Currency
+from goodsyard.contracts import Backoff, Contract, Effect, Policy
+
+
+class ProcessOrder(Contract):
+    """Reserve what the order needs, or reject it; then have it charged, or done if it is free."""
+
+    kind: ClassVar[str] = "orders.process"
+    effect: ClassVar[Effect] = Effect.DATABASE
+    policy: ClassVar[Policy] = Policy(queue="orders")
+
+    order_id: UUID
+
+    @property
+    def subject(self) -> UUID:
+        """The order."""
+        return self.order_id
+
+
+class ChargePayment(Contract):
+    """Charge a payment at the gateway, book it and tell the customer.
+
+    The request's parameters are frozen here: the gateway refuses others under the same key.
+    """
+
+    kind: ClassVar[str] = "payments.charge"
+    effect: ClassVar[Effect] = Effect.EXTERNAL
+    # A minute-long provider outage costs a handful of attempts; an hour's is outlived.
+    policy: ClassVar[Policy] = Policy(queue="payments", max_attempts=25, backoff=Backoff(1, 300))
+
+    payment_id: UUID
+    order_id: UUID | None
+    amount: Annotated[Amount, Field(gt=0)]
+    currency: Currency
+    payment_method: str
+    email: str | None
+
+    @property
+    def subject(self) -> UUID:
+        """The payment."""
+        return self.payment_id
+
+
+class RefundPayment(Contract):
+    """Give all or a part of a captured payment back, and book it."""
+
+    kind: ClassVar[str] = "payments.refund"
+    effect: ClassVar[Effect] = Effect.EXTERNAL
+    policy: ClassVar[Policy] = Policy(queue="payments", max_attempts=25, backoff=Backoff(1, 300))
+
+    refund_id: UUID
+    payment_id: UUID
+    gateway_id: str
+    amount: Annotated[Amount, Field(gt=0)]
+
+    @property
+    def subject(self) -> UUID:
+        """The payment."""
+        return self.payment_id
+
+
+class SendEmail(Contract):
+    """Send one mail, at least once, always under the same Message-ID."""
+
+    kind: ClassVar[str] = "notifications.email"
+    effect: ClassVar[Effect] = Effect.EXTERNAL
+    public: ClassVar[bool] = True
+    policy: ClassVar[Policy] = Policy(queue="notifications", chunk=100)
+
+    to: str
+    template: Literal["receipt"] | None = None
+    message_subject: str | None = None
+    body: str | None = None
+    data: dict[str, JsonValue] = {}
+    about: UUID | None = None
+
+    @property
+    def subject(self) -> UUID | None:
+        """The order it tells about."""
+        return self.about
+
+
+ALL: tuple[type[Contract], ...] = (ProcessOrder, ChargePayment, RefundPayment, SendEmail)
+"""Every kind there is. A handler for each is required when a worker starts."""
+
+QUEUES = ("orders", "payments", "notifications", "submit", "quarantine")
+"""Every Celery queue; ``quarantine`` is where jobs that keep losing their workers are tried."""
