@@ -74,7 +74,12 @@ def _keep_only(capability: int) -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     effective_permitted_inheritable = (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)
     if _libc.capset(header, effective_permitted_inheritable) != 0:
-        raise OSError(ctypes.get_errno(), "it may not keep CAP_DAC_READ_SEARCH")
+        raise OSError(
+            ctypes.get_errno(),
+            "it or its data is below a folder that only root may enter, and root may not pass that "
+            "on here: a container without CAP_DAC_READ_SEARCH. Move both to where everyone may "
+            "enter, or run as an ordinary user",
+        )
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
 
 

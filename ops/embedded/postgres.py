@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +37,10 @@ _SETTINGS = {
 }
 
 _SECONDS_TO_INITIALISE = 120.0
+
+# A postmaster told to end at once kills what is left of its backends after 5 s.
+_SECONDS_FOR_PREDECESSOR = 10.0
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class PostgresServer(Server):
@@ -74,13 +80,34 @@ class PostgresServer(Server):
 
     @override
     def prepare(self) -> None:
-        """Make the cluster, unless an earlier run did.
+        """Make the cluster, unless an earlier run did; then make sure that run is over.
 
         Raises:
-            ServerError: initdb failed; its words are quoted and nothing half-made is kept.
+            ServerError: initdb failed: its words are quoted and nothing half-made is kept. Or the
+                cluster is in use: nothing was changed.
         """
         if self._cluster.exists():
-            return
+            self._succeed()
+        else:
+            self._initialise()
+
+    def _succeed(self) -> None:
+        """Wait until the processes of a killed run have ended, then remove its lock file.
+
+        Postgres takes any process that has the pid in that file for a live postmaster, be it the
+        zombie of a container without an init or a Valkey that got the same number after a restart.
+        """
+        deadline = time.monotonic() + _SECONDS_FOR_PREDECESSOR
+        while users := _processes_in(self._cluster):
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"{self._cluster} is in use by process {users[0]}. Nothing was changed. "
+                    "End that process, or choose another folder with --data-dir."
+                )
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+
+    def _initialise(self) -> None:
         unfinished = self.folder / "cluster.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
@@ -144,3 +171,14 @@ class PostgresServer(Server):
 def _environment() -> dict[str, str]:
     # Nothing of ours: a PGDATA or PGOPTIONS of the caller's would change what is started.
     return {"PATH": os.defpath, "LC_ALL": "C"}
+
+
+def _processes_in(cluster: Path) -> list[int]:
+    # Each backend works in the cluster's folder. The lock file names the postmaster alone, and to
+    # remove it while a backend of a dead one lives would let two postmasters write the same page.
+    found = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):  # ended meanwhile, or another user's and so not in our cluster
+            if process.name.isdecimal() and (process / "cwd").readlink() == cluster:
+                found.append(int(process.name))
+    return sorted(found)
