@@ -1,0 +1,58 @@
+"""What a payment may become, and what each answer of a gateway means for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+from uuid import UUID
+
+
+class PaymentState(StrEnum):
+    """Where a payment stands."""
+
+    PENDING = "pending"
+    """Its charge is under way: it may or may not have happened at the gateway."""
+    SUCCEEDED = "succeeded"
+    """Captured, and booked in the same commit that says so."""
+    FAILED = "failed"
+    """Definitely declined: no money moved."""
+    CANCELLED = "cancelled"
+    """Called off before the gateway was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """The money is ours; ``gateway_id`` is the provider's name for the charge or refund."""
+
+    gateway_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A definite no, with the provider's code: no money moved, and asking again changes nothing."""
+
+    code: str
+    gateway_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """No definite answer: it may have happened. Ask again under the same key, never compensate."""
+
+    error: str
+    after: float | None = None
+    """Seconds the provider asked us to wait."""
+
+
+GatewayAnswer: TypeAlias = Captured | Declined | Unclear
+
+
+def charge_key(payment_id: UUID) -> str:
+    """Return the idempotency key of a payment's charge: the row's, never an attempt's."""
+    return f"{payment_id}:charge"
+
+
+def refund_key(refund_id: UUID) -> str:
+    """Return the idempotency key of a refund."""
+    return f"{refund_id}:refund"
