@@ -83,6 +83,14 @@ _MOVE = text("""
      WHERE o.id = m.id AND o.id = ANY(CAST(:ids AS uuid[]))
 """)
 
+_ADD_REFUNDED = text("""
+    UPDATE commerce.orders
+       SET amount_refunded = amount_refunded + :amount, updated_at = clock_timestamp(),
+           status = CASE WHEN amount_refunded + :amount = total THEN 'refunded' ELSE status
+                     END::commerce.order_status
+     WHERE id = :id
+""")
+
 
 async def insert(tx: AsyncSession, tenant: int, orders: Sequence[NewOrder]) -> None:
     """Insert orders with their lines, in one statement.
@@ -135,6 +143,11 @@ async def move(
             "reasons": [reason for _, reason in moves.values()],
         }
         await tx.execute(_MOVE, parameters)
+
+
+async def add_refunded(tx: AsyncSession, order_id: UUID, amount: int) -> None:
+    """Add to what was given back of a locked order; all of it makes the order ``refunded``."""
+    await tx.execute(_ADD_REFUNDED, {"id": order_id, "amount": amount})
 
 
 async def lines_of(tx: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, list[OrderLine]]:

@@ -64,6 +64,11 @@ class Demand:
     needs: Mapping[tuple[int, str], int]
 
 
+def needs_of(demands: Iterable[Demand]) -> Counter[tuple[int, str]]:
+    """Return the pieces of each SKU that the orders need together."""
+    return quantities(need for demand in demands for need in demand.needs.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """Which orders get their goods, which don't, and what is to be set aside in all."""

@@ -72,6 +72,8 @@ _ADD_REFUNDED = text("""
      WHERE p.id = m.id AND p.id = ANY(CAST(:ids AS uuid[]))
 """)
 
+_ORDER_OF = text("SELECT order_id FROM commerce.payment WHERE id = :id")
+
 _OF_ORDER = text("""
     SELECT id FROM commerce.payment
      WHERE order_id = :order_id AND state IN ('pending', 'succeeded')
@@ -111,6 +113,12 @@ async def live_payment_of(tx: AsyncSession, order_id: UUID) -> UUID | None:
     """Return the order's payment that is pending or succeeded; there is one at the most."""
     payment: UUID | None = await tx.scalar(_OF_ORDER, {"order_id": order_id})
     return payment
+
+
+async def order_of(tx: AsyncSession, payment_id: UUID) -> UUID | None:
+    """Return the order that a payment is for, if it is for one; it never changes."""
+    order: UUID | None = await tx.scalar(_ORDER_OF, {"id": payment_id})
+    return order
 
 
 async def move(tx: AsyncSession, verdicts: Mapping[UUID, Verdict]) -> None:

@@ -1,0 +1,27 @@
+"""Every contract with its handler: the one place where a new kind of job is wired in."""
+
+from __future__ import annotations
+
+from commerce.notifications.mailer import Mailer
+from commerce.payments.gateway import Gateway
+from goodsyard.flow import DatabaseHandler, Flow
+from tasks import contracts, orders
+from tasks.notifications import Email
+from tasks.payments import Charge, Refund
+
+
+def build_flow(gateway: Gateway, mailer: Mailer) -> Flow:
+    """Return the flow over a gateway and a mail server.
+
+    Raises:
+        goodsyard.flow.FlowError: a contract has no handler.
+    """
+    return Flow(
+        contracts.ALL,
+        [
+            DatabaseHandler(contracts.ProcessOrder, orders.process),
+            Charge(gateway),
+            Refund(gateway),
+            Email(mailer),
+        ],
+    )

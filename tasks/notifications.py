@@ -1,0 +1,61 @@
+"""``notifications.email``: one mail handed to the SMTP server, at least once under one Message-ID."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from commerce.notifications.mailer import MailAnswer, Mailer, NotSent, Rejected, Sent
+from commerce.notifications.messages import UnusableMessageError, compose, render
+from goodsyard.job import Job
+from goodsyard.outcomes import Done, Outcome, Refused, Retry
+from tasks.contracts import SendEmail
+
+
+class Email:
+    """Sends mails."""
+
+    contract = SendEmail
+
+    def __init__(self, mailer: Mailer) -> None:
+        """Send through ``mailer``."""
+        self._mailer = mailer
+
+    async def call(self, job: Job[SendEmail]) -> MailAnswer:
+        """Compose the mail and hand it over; the job's id makes its Message-ID."""
+        mail = job.payload
+        try:
+            if mail.template is not None:
+                subject, text, html = render(mail.template, mail.data)
+            else:
+                subject, text, html = mail.message_subject or "", mail.body or "", None
+            message = compose(
+                message_id=f"<{job.id}@{self._mailer.domain}>",
+                sender=self._mailer.sender,
+                to=mail.to,
+                subject=subject,
+                text=text,
+                html=html,
+            )
+        except UnusableMessageError as error:
+            return Rejected(str(error))
+        return await self._mailer.send(message)
+
+    async def settle(
+        self,
+        tx: AsyncSession,  # noqa: ARG002 - nothing of ours changes but the job
+        answered: Sequence[tuple[Job[SendEmail], MailAnswer]],
+    ) -> Sequence[Outcome]:
+        """A mail leaves no trace but its job."""
+        return [_outcome(answer) for _, answer in answered]
+
+
+def _outcome(answer: MailAnswer) -> Outcome:
+    match answer:
+        case Sent():
+            return Done()
+        case Rejected(detail):
+            return Refused(detail)
+        case NotSent(error):
+            return Retry(error)

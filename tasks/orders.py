@@ -1,0 +1,84 @@
+"""``orders.process``: a chunk of orders gets its goods set aside, or is rejected, in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from commerce.orders import rows as order_rows
+from commerce.orders.rows import LockedOrder
+from commerce.orders.rules import Allocation, OrderStatus, allocate, needs_of
+from commerce.payments import rows as payment_rows
+from commerce.payments.rows import NewPayment
+from commerce.stock import rows as stock_rows
+from goodsyard.job import Job
+from goodsyard.outcomes import Done, Outcome, Refused
+from tasks.contracts import ChargePayment, ProcessOrder
+from tasks.receipts import receipt
+
+
+async def process(jobs: Sequence[Job[ProcessOrder]], tx: AsyncSession) -> Sequence[Outcome]:
+    """Move each pending order of the chunk on: reserved, paid (if free), rejected or cancelled."""
+    orders = await order_rows.lock(tx, [job.payload.order_id for job in jobs])
+    pending = [order for order in orders.values() if order.status is OrderStatus.PENDING]
+    cancelled = [order for order in pending if order.cancel_requested]
+    allocation = await _set_aside(tx, [o for o in pending if not o.cancel_requested])
+
+    accepted = [order for order in pending if order.id in allocation.accepted]
+    payments = {order.id: _payment_for(order) for order in accepted if order.total > 0}
+    await payment_rows.insert(tx, list(payments.values()))
+    moves: dict[UUID, tuple[OrderStatus, str | None]] = {
+        order.id: (OrderStatus.RESERVED if order.total else OrderStatus.PAID, None)
+        for order in accepted
+    }
+    moves |= {order: (OrderStatus.REJECTED, "out_of_stock") for order in allocation.rejected}
+    moves |= {order.id: (OrderStatus.CANCELLED, "cancelled") for order in cancelled}
+    await order_rows.move(tx, moves)
+
+    return [_outcome(job.payload.order_id, orders, moves, payments) for job in jobs]
+
+
+async def _set_aside(tx: AsyncSession, orders: Sequence[LockedOrder]) -> Allocation:
+    """Reserve what the orders need, in the order of their ids; free ones take theirs at once."""
+    demands = await order_rows.demands(tx, [order.id for order in orders])
+    free = await stock_rows.lock(tx, (sku for demand in demands for sku in demand.needs))
+    allocation = allocate(demands, free)
+    await stock_rows.reserve(tx, allocation.reserved)
+    unpaid = {order.id for order in orders if order.total == 0} & allocation.accepted
+    if unpaid:
+        await stock_rows.take(tx, needs_of(d for d in demands if d.order_id in unpaid))
+    return allocation
+
+
+def _payment_for(order: LockedOrder) -> NewPayment:
+    return NewPayment(
+        order.tenant, order.id, order.user_id, order.total, order.currency, order.payment_method
+    )
+
+
+def _outcome(
+    order_id: UUID,
+    orders: Mapping[UUID, LockedOrder],
+    moves: Mapping[UUID, tuple[OrderStatus, str | None]],
+    payments: Mapping[UUID, NewPayment],
+) -> Outcome:
+    order = orders.get(order_id)
+    if order is None:
+        return Refused(f"there is no order {order_id}")
+    status, _ = moves.get(order_id, (order.status, None))
+    if order_id in payments:
+        payment = payments[order_id]
+        charge = ChargePayment(
+            payment_id=payment.id,
+            order_id=order_id,
+            amount=payment.amount,
+            currency=payment.currency,
+            payment_method=payment.payment_method,
+            email=order.email,
+        )
+        return Done({"status": status, "payment": str(payment.id)}, next=[charge])
+    if order_id in moves and status is OrderStatus.PAID:
+        return Done({"status": status}, next=receipt(order_id, order.email, 0, order.currency))
+    return Done({"status": status})

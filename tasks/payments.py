@@ -1,0 +1,190 @@
+"""``payments.charge`` and ``payments.refund``: asked of the gateway, then booked in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from commerce.orders import rows as order_rows
+from commerce.orders.rows import LockedOrder
+from commerce.orders.rules import OrderStatus, needs_of
+from commerce.payments import ledger
+from commerce.payments import rows as payment_rows
+from commerce.payments.gateway import Gateway
+from commerce.payments.ledger import Transfer
+from commerce.payments.rows import LockedPayment, Verdict
+from commerce.payments.rules import Captured, Declined, GatewayAnswer, PaymentState, Unclear
+from commerce.stock import rows as stock_rows
+from goodsyard.job import Job, new_id
+from goodsyard.outcomes import Done, Outcome, Refused, Retry
+from tasks.contracts import ChargePayment, RefundPayment
+from tasks.receipts import receipt
+
+
+class Charge:
+    """Charges payments: one confirmed intent each, captured at once."""
+
+    contract = ChargePayment
+
+    def __init__(self, gateway: Gateway) -> None:
+        """Charge through ``gateway``."""
+        self._gateway = gateway
+
+    async def call(self, job: Job[ChargePayment]) -> GatewayAnswer:
+        """Ask the gateway; our payment's id is the key, so that a repeat changes nothing."""
+        charge = job.payload
+        return await self._gateway.charge(
+            charge.payment_id, charge.amount, charge.currency, charge.payment_method
+        )
+
+    async def settle(
+        self, tx: AsyncSession, answered: Sequence[tuple[Job[ChargePayment], GatewayAnswer]]
+    ) -> Sequence[Outcome]:
+        """Book what was captured, release what was declined; what is unclear is asked again."""
+        orders = await order_rows.lock(
+            tx, [job.payload.order_id for job, _ in answered if job.payload.order_id]
+        )
+        payments = await payment_rows.lock(tx, [job.payload.payment_id for job, _ in answered])
+        verdicts = {
+            payment.id: _verdict(answer)
+            for job, answer in answered
+            if not isinstance(answer, Unclear)
+            and (payment := payments.get(job.payload.payment_id))
+            and payment.state is PaymentState.PENDING
+        }
+        await _write_down(tx, orders, payments, verdicts)
+        return [_charged(job, answer, orders, payments, verdicts) for job, answer in answered]
+
+
+def _verdict(answer: Captured | Declined) -> Verdict:
+    if isinstance(answer, Captured):
+        return Verdict(PaymentState.SUCCEEDED, answer.gateway_id)
+    return Verdict(PaymentState.FAILED, answer.gateway_id, answer.code)
+
+
+async def _write_down(
+    tx: AsyncSession,
+    orders: Mapping[UUID, LockedOrder],
+    payments: Mapping[UUID, LockedPayment],
+    verdicts: Mapping[UUID, Verdict],
+) -> None:
+    """Payments, their orders, the stock and the ledger: all of it follows from the verdicts."""
+    captured = [payments[p] for p, v in verdicts.items() if v.state is PaymentState.SUCCEEDED]
+    declined = [payments[p] for p, v in verdicts.items() if v.state is PaymentState.FAILED]
+    paid, failed = _order_ids(captured), _order_ids(declined)
+    needs = {d.order_id: d for d in await order_rows.demands(tx, sorted(paid | failed))}
+    skus = needs_of(needs.values())
+    await stock_rows.lock(tx, skus)
+    await stock_rows.take(tx, needs_of(needs[order] for order in paid))
+    await stock_rows.release(tx, needs_of(needs[order] for order in failed))
+    await payment_rows.move(tx, verdicts)
+    reasons = {p.order_id: verdicts[p.id].failure for p in declined}
+    await order_rows.move(
+        tx,
+        {order: (OrderStatus.PAID, None) for order in paid}
+        | {order: (OrderStatus.PAYMENT_FAILED, reasons[order]) for order in failed},
+    )
+    await ledger.book(
+        tx,
+        [
+            Transfer(
+                p.tenant, ledger.GATEWAY, ledger.SALES, p.amount, p.currency, ledger.CAPTURE, p.id
+            )
+            for p in captured
+        ],
+    )
+
+
+def _order_ids(payments: Iterable[LockedPayment]) -> set[UUID]:
+    return {payment.order_id for payment in payments if payment.order_id is not None}
+
+
+def _charged(
+    job: Job[ChargePayment],
+    answer: GatewayAnswer,
+    orders: Mapping[UUID, LockedOrder],
+    payments: Mapping[UUID, LockedPayment],
+    verdicts: Mapping[UUID, Verdict],
+) -> Outcome:
+    charge = job.payload
+    payment = payments.get(charge.payment_id)
+    if payment is None:
+        return Refused(f"there is no payment {charge.payment_id}")
+    if isinstance(answer, Unclear):
+        return Retry(answer.error, answer.after)
+    verdict = verdicts.get(payment.id)
+    if verdict is None:
+        return Done({"state": payment.state, "note": "settled before"})
+    result = {"state": verdict.state, "gateway_id": verdict.gateway_id, "failure": verdict.failure}
+    if isinstance(answer, Declined):
+        return Done(result)
+    order = orders.get(charge.order_id) if charge.order_id else None
+    if order is not None and order.cancel_requested:
+        # The cancel came while the gateway was at work: what was captured is given back.
+        return Done(result, next=[refund_of(payment, answer.gateway_id, payment.amount)])
+    if order is None:
+        return Done(result)
+    return Done(result, next=receipt(order.id, charge.email, charge.amount, charge.currency))
+
+
+def refund_of(payment: LockedPayment, gateway_id: str, amount: int) -> RefundPayment:
+    """Return the job that gives ``amount`` minor units of a captured payment back."""
+    return RefundPayment(
+        refund_id=new_id(), payment_id=payment.id, gateway_id=gateway_id, amount=amount
+    )
+
+
+class Refund:
+    """Gives captured money back, a key a refund."""
+
+    contract = RefundPayment
+
+    def __init__(self, gateway: Gateway) -> None:
+        """Refund through ``gateway``."""
+        self._gateway = gateway
+
+    async def call(self, job: Job[RefundPayment]) -> GatewayAnswer:
+        """Ask the gateway, under the refund's own id as the key."""
+        refund = job.payload
+        return await self._gateway.refund(refund.refund_id, refund.gateway_id, refund.amount)
+
+    async def settle(
+        self, tx: AsyncSession, answered: Sequence[tuple[Job[RefundPayment], GatewayAnswer]]
+    ) -> Sequence[Outcome]:
+        """Book each refund, one at a time: they are rare, and two may be of one payment."""
+        return [await _refunded(tx, job, answer) for job, answer in answered]
+
+
+async def _refunded(
+    tx: AsyncSession, job: Job[RefundPayment], answer: GatewayAnswer
+) -> Outcome:
+    refund = job.payload
+    if isinstance(answer, Unclear):
+        return Retry(answer.error, answer.after)
+    if isinstance(answer, Declined):
+        return Refused(f"the gateway refuses the refund: {answer.code}")
+    order_id = await payment_rows.order_of(tx, refund.payment_id)
+    if order_id is not None:
+        await order_rows.lock(tx, [order_id])
+    payment = (await payment_rows.lock(tx, [refund.payment_id]))[refund.payment_id]
+    await payment_rows.add_refunded(tx, {payment.id: refund.amount})
+    if order_id is not None:
+        await order_rows.add_refunded(tx, order_id, refund.amount)
+    code = f"refund:{refund.refund_id}"
+    await ledger.book(
+        tx,
+        [
+            Transfer(
+                payment.tenant,
+                ledger.SALES,
+                ledger.GATEWAY,
+                refund.amount,
+                payment.currency,
+                code,
+                payment.id,
+            )
+        ],
+    )
+    return Done({"refund": str(refund.refund_id), "gateway_id": answer.gateway_id})

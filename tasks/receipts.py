@@ -1,0 +1,16 @@
+"""The receipt of a paid order, as the job that mails it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from tasks.contracts import SendEmail
+
+
+def receipt(order_id: UUID, email: str | None, total: int, currency: str) -> Sequence[SendEmail]:
+    """Return the job that mails the receipt; none if the customer was erased meanwhile."""
+    if email is None:
+        return ()
+    data = {"order_id": str(order_id), "total": total, "currency": currency}
+    return (SendEmail(to=email, template="receipt", data=data, about=order_id),)
