@@ -20,8 +20,8 @@ from typing import BinaryIO
 
 _LEASH = Path(__file__).with_name("leash.py")
 
-# Between the hastening signal and SIGKILL. Postgres itself kills what ignored SIGQUIT after 5 s.
-_SECONDS_TO_HASTEN = 6.0
+# Between the end signal and SIGKILL. Postgres itself kills what ignored SIGQUIT after 5 s.
+SECONDS_TO_END = 6.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def stop(process: subprocess.Popen[bytes], program: Program) -> None:
     """End a program: politely, after its grace at once, and in the last resort by SIGKILL."""
     for number, seconds in (
         (program.stop_signal, program.grace),
-        (program.end_signal, _SECONDS_TO_HASTEN),
+        (program.end_signal, SECONDS_TO_END),
         (signal.SIGKILL, None),
     ):
         process.send_signal(number)
