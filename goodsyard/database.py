@@ -25,15 +25,20 @@ _SESSION_LIMITS = {
 }
 
 
-def open_engine(url: str, *, pool_size: int, application_name: str) -> AsyncEngine:
+def open_engine(
+    url: str, *, pool_size: int, application_name: str, durable: bool = True
+) -> AsyncEngine:
     """Return an engine for the database at ``url``; it connects at its first use.
 
     Args:
         url: ``postgresql+psycopg://…``.
         pool_size: connections kept, and the most there will be: a caller beyond them waits.
         application_name: what ``pg_stat_activity`` shows.
+        durable: whether a commit waits for the disk. Only dispatch may do without: if the last
+            moments of it are lost in a crash, the same jobs are dispatched again.
     """
-    limits = " ".join(f"-c {name}={value}" for name, value in _SESSION_LIMITS.items())
+    options = _SESSION_LIMITS if durable else _SESSION_LIMITS | {"synchronous_commit": "off"}
+    limits = " ".join(f"-c {name}={value}" for name, value in options.items())
     return create_async_engine(
         url,
         pool_size=pool_size,

@@ -78,6 +78,21 @@ _DUE_KINDS = text("""
 """)
 
 
+_TRANSACTION_TIME = text("SELECT extract(epoch FROM now())::float8")
+
+_PAUSED = text("SELECT name FROM goodsyard.queue WHERE paused")
+
+
+async def transaction_time(tx: AsyncSession) -> float:
+    """Return the time that ``now()`` is in this transaction, in seconds since 1970."""
+    return float(await tx.scalar(_TRANSACTION_TIME) or 0)
+
+
+async def paused_queues(tx: AsyncSession) -> set[str]:
+    """Return the queues whose jobs stay in the backlog until they are resumed."""
+    return set(await tx.scalars(_PAUSED))
+
+
 async def due_kinds(tx: AsyncSession, kinds: Sequence[str]) -> set[str]:
     """Return which of ``kinds`` have a job due, in one statement."""
     return set(await tx.scalars(_DUE_KINDS, {"kinds": list(kinds)}))

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from goodsyard.dispatch import DISPATCH_SECONDS
 from goodsyard.job import JobState
 
 CRASH_BUDGET = 6
@@ -52,13 +53,16 @@ _RETURN = text("""
     RETURNING id, subject, kind, state
 """)
 
-# What merely waits in an overloaded queue is neither lost nor sent twice.
+# What merely waits in an overloaded queue is neither lost nor sent twice: its message was sent no
+# earlier than the oldest one there. When a row was dispatched follows from its deadline.
 _EXTEND = text("""
     UPDATE goodsyard.job SET deadline = now() + make_interval(secs => :seconds)
      WHERE id = ANY(ARRAY(
            SELECT id FROM goodsyard.job
             WHERE state = 'dispatched' AND state IN ('dispatched', 'running') AND deadline <= now()
               AND kind = ANY(CAST(:kinds AS text[]))
+              AND deadline - make_interval(secs => :seconds * power(2, least(lost, 6)))
+                  >= to_timestamp(:since)
             ORDER BY deadline LIMIT :most FOR UPDATE SKIP LOCKED))
 """)
 
@@ -108,9 +112,18 @@ async def return_overdue(tx: AsyncSession, kinds: Sequence[str]) -> list[Returne
     return [Returned(job, subject, kind, JobState(state)) for job, subject, kind, state in rows]
 
 
-async def extend_queued(tx: AsyncSession, kinds: Sequence[str], seconds: float) -> None:
-    """Give overdue dispatched jobs of ``kinds`` more time: their message still waits its turn."""
-    await tx.execute(_EXTEND, {"kinds": list(kinds), "seconds": seconds, "most": BATCH})
+async def extend_queued(tx: AsyncSession, kinds: Sequence[str], *, since: float) -> None:
+    """Give overdue jobs of ``kinds`` more time if their message may still be in its queue.
+
+    Args:
+        tx: the transaction; nothing else belongs in it.
+        kinds: those of one queue.
+        since: when the oldest message of the queue was dispatched, in seconds since 1970.
+    """
+    await tx.execute(
+        _EXTEND,
+        {"kinds": list(kinds), "since": since, "seconds": DISPATCH_SECONDS, "most": BATCH},
+    )
 
 
 async def reset_dispatched(tx: AsyncSession) -> int:

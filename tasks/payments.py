@@ -75,10 +75,11 @@ async def _write_down(
     declined = [payments[p] for p, v in verdicts.items() if v.state is PaymentState.FAILED]
     paid, failed = _order_ids(captured), _order_ids(declined)
     needs = {d.order_id: d for d in await order_rows.demands(tx, sorted(paid | failed))}
-    skus = needs_of(needs.values())
-    await stock_rows.lock(tx, skus)
-    await stock_rows.take(tx, needs_of(needs[order] for order in paid))
-    await stock_rows.release(tx, needs_of(needs[order] for order in failed))
+    # A cancel that came while the gateway was at work: charged, so refunded, but nothing is shipped.
+    called_off = {order for order in paid if orders[order].cancel_requested}
+    await stock_rows.lock(tx, needs_of(needs.values()))
+    await stock_rows.take(tx, needs_of(needs[order] for order in paid - called_off))
+    await stock_rows.release(tx, needs_of(needs[order] for order in failed | called_off))
     await payment_rows.move(tx, verdicts)
     reasons = {p.order_id: verdicts[p.id].failure for p in declined}
     await order_rows.move(
@@ -122,7 +123,6 @@ def _charged(
         return Done(result)
     order = orders.get(charge.order_id) if charge.order_id else None
     if order is not None and order.cancel_requested:
-        # The cancel came while the gateway was at work: what was captured is given back.
         return Done(result, next=[refund_of(payment, answer.gateway_id, payment.amount)])
     if order is None:
         return Done(result)

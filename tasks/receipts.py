@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from pydantic import JsonValue
+
 from tasks.contracts import SendEmail
 
 
@@ -12,5 +14,5 @@ def receipt(order_id: UUID, email: str | None, total: int, currency: str) -> Seq
     """Return the job that mails the receipt; none if the customer was erased meanwhile."""
     if email is None:
         return ()
-    data = {"order_id": str(order_id), "total": total, "currency": currency}
+    data: dict[str, JsonValue] = {"order_id": str(order_id), "total": total, "currency": currency}
     return (SendEmail(to=email, template="receipt", data=data, about=order_id),)

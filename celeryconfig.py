@@ -1,0 +1,58 @@
+"""Celery's settings: delivery carries no meaning here, so each is the leanest that loses no worker.
+
+Redis is a doorbell: what it loses, doubles or delays, Postgres makes good. The comments name the
+behaviour of Celery 5.7 and kombu 5.7 that a setting guards against.
+"""
+
+from __future__ import annotations
+
+from kombu import Queue
+
+from goodsyard.settings import EngineSettings, load
+from tasks.contracts import QUEUES
+
+broker_url = load(EngineSettings).broker
+result_backend = None  # results are rows, read through a cache
+task_ignore_result = True
+task_store_errors_even_if_ignored = False
+
+task_serializer = "json"
+accept_content = ["json"]  # never pickle: whoever can write to Redis could run code
+
+# Queues are named, never guessed: a typo must fail, not fill a queue that nobody reads. No exchange
+# either: the binding of a named one is lost with Redis, and messages then vanish in silence.
+task_queues = [Queue(name) for name in QUEUES]
+task_default_queue = "orders"
+task_create_missing_queues = False
+
+# Acknowledged at receipt: a late ack can crash a worker after a broker reset, and a redelivered copy
+# shares its delivery tag with the first. The deadline in Postgres is the redelivery.
+task_acks_late = False
+task_reject_on_worker_lost = False  # would send a poison job round for ever, uncounted
+task_publish_retry = False  # the relay has its own backoff, and a hang would stall it
+task_time_limit = 30  # the last resort: above any provider's time, below any lease
+
+worker_prefetch_multiplier = 1
+worker_disable_rate_limits = True  # Celery's are per process; ours are the relay's
+worker_cancel_long_running_tasks_on_connection_loss = False  # would kill calls on any blip
+worker_proc_alive_timeout = 15
+worker_max_tasks_per_child = None
+worker_hijack_root_logger = False
+worker_soft_shutdown_timeout = 0
+
+# Flower sees workers, queues and tasks; an event is per chunk, not per job.
+worker_send_task_events = True
+worker_enable_remote_control = True
+
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None  # the default gives up, and exits, after a hundred
+broker_channel_error_retry = True  # READONLY and OOM are weather, not the end
+broker_transport_options = {
+    "visibility_timeout": 900,
+    "unacked_restore_interval": 10,
+    "socket_timeout": 10,  # the default waits for ever
+    "socket_connect_timeout": 3,
+    "socket_keepalive": True,
+    "health_check_interval": 5,  # a half-open link is noticed in seconds, not a minute
+    "priority_steps": [0],  # one key a queue: priority is decided in Postgres
+}

@@ -1,0 +1,81 @@
+"""The Celery app: one task a kind of job, named by it, and the hooks of a worker process's life."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from celery import Celery
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutdown,
+)
+
+from goodsyard.claims import Delivery
+from tasks import contracts
+from workers import logging, runtime
+
+app = Celery("goodsyard")
+app.config_from_object("celeryconfig")
+
+MESSAGE_VERSION = 1
+
+
+class MalformedMessageError(Exception):
+    """The message isn't one of our relay's. It carried no authority, so nothing is lost with it."""
+
+
+def parse_message(v: object, jobs: object) -> list[Delivery]:
+    """Return the deliveries of a message.
+
+    Raises:
+        MalformedMessageError: it is of another version, or not made of ids and fences.
+    """
+    if v != MESSAGE_VERSION or not isinstance(jobs, list):
+        message = f"a message of version {v!r} with {type(jobs).__name__} for jobs"
+        raise MalformedMessageError(message)
+    try:
+        return [(UUID(job), int(fence)) for job, fence in jobs]
+    except (TypeError, ValueError, AttributeError) as error:
+        message = f"a message with something else than ids and fences: {error}"
+        raise MalformedMessageError(message) from error
+
+
+def _register(kind: str) -> None:
+    @app.task(name=kind)
+    def run(v: object = None, jobs: object = None, **_: object) -> None:
+        runtime.run(kind, parse_message(v, jobs))
+
+
+for _contract in contracts.ALL:
+    _register(_contract.kind)
+
+
+@setup_logging.connect
+def _on_setup_logging(**_: object) -> None:
+    logging.configure()
+
+
+@celeryd_after_setup.connect
+def _on_setup(sender: str, instance: Any, **_: object) -> None:  # Celery's worker is untyped
+    # Before the fork: whatever is wrong with settings or flow stops the whole worker by name, and
+    # the heavy imports are shared by all its processes.
+    runtime.prepare(node=sender, queues=sorted(instance.app.amqp.queues.consume_from))
+
+
+@worker_process_init.connect
+def _on_process_init(**_: object) -> None:
+    runtime.start()
+
+
+@worker_process_shutdown.connect
+def _on_process_shutdown(**_: object) -> None:
+    runtime.stop()
+
+
+@worker_shutdown.connect
+def _on_shutdown(**_: object) -> None:
+    runtime.stop()  # of the solo pool, whose one process is the worker itself

@@ -1,0 +1,142 @@
+"""Once a second: brings lost jobs back, tells the relay how things stand, and tidies up at times.
+
+Apart from the relay's rounds, so that a slow sweep delays no dispatch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Protocol
+from uuid import uuid4
+
+import redis.asyncio
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from goodsyard import dispatch, heartbeat, limits, maintenance, sweeper
+from goodsyard.contracts import Contract
+from goodsyard.database import Sessions
+from goodsyard.doorbell import Doorbell
+from goodsyard.job import JobState
+from workers import broker
+
+SWEEP_SECONDS = 1.0
+EPOCH_SECONDS = 0.2
+"""How often Redis is asked whether it still remembers us: a flush is made good within a second."""
+TIDY_SECONDS = 3_600.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Informed(Protocol):
+    """Whoever wants to know how things stand."""
+
+    workers: dict[str, int]
+    limited: set[str]
+    paused: set[str]
+
+    def wake(self, kinds: Iterable[str]) -> None:
+        """Hear that jobs of ``kinds`` may be due."""
+        ...
+
+
+class Sweep:
+    """Sweeps, round after round."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        client: redis.asyncio.Redis,
+        bell: Doorbell,
+        kinds: Iterable[type[Contract]],
+        informed: Informed,
+    ) -> None:
+        """Sweep jobs of ``kinds``; ``client`` is the broker's Redis."""
+        self._sessions = sessions
+        self._redis = client
+        self._bell = bell
+        self._contracts = list(kinds)
+        self._informed = informed
+        self._tidied = float("-inf")
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Sweep until ``stopping``; an outage of Postgres or Redis is waited out."""
+        async with self._sessions.begin() as tx:
+            await limits.declare(tx, self._contracts)
+        loop = asyncio.get_running_loop()
+        swept = float("-inf")
+        while not stopping.is_set():
+            try:
+                await self.restore_epoch()
+                if loop.time() - swept >= SWEEP_SECONDS:
+                    swept = loop.time()
+                    await self.run_once()
+            except (SQLAlchemyError, redis.RedisError, OSError) as error:
+                _log.warning("sweep.away", error=f"{type(error).__name__}: {error}")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), EPOCH_SECONDS)
+
+    async def run_once(self) -> None:
+        """Look around, bring back what nobody answers for, and once an hour tidy up."""
+        live = await self._look_around()
+        await self._spare_the_queued(live)
+        await self._return_overdue(live)
+        now = asyncio.get_running_loop().time()
+        if now - self._tidied >= TIDY_SECONDS:
+            self._tidied = now
+            await self._tidy()
+
+    async def restore_epoch(self) -> None:
+        """After Redis lost its queues, return all that was dispatched; only then is it trusted.
+
+        Dies it on the way, the next one starts over: nothing is counted, nothing done twice.
+        """
+        if (await broker.look(self._redis, ())).remembers:
+            return
+        returned = 0
+        while True:
+            async with self._sessions.begin() as tx:
+                batch = await sweeper.reset_dispatched(tx)
+            returned += batch
+            if batch == 0:
+                break
+        await broker.set_epoch(self._redis, uuid4().hex)
+        self._informed.wake(contract.kind for contract in self._contracts)
+        _log.warning("redis.forgot", returned=returned)
+
+    async def _look_around(self) -> set[str]:
+        """Tell the relay about workers, limits and pauses; return the queues with a live worker."""
+        async with self._sessions.begin() as tx:
+            self._informed.workers = await sweeper.live_queues(tx)
+            self._informed.limited = {limit.name for limit in await limits.list_limits(tx)}
+            self._informed.paused = await dispatch.paused_queues(tx)
+        return set(self._informed.workers)
+
+    async def _spare_the_queued(self, live: set[str]) -> None:
+        for queue in live:
+            sent_at = await broker.oldest_sent_at(self._redis, queue)
+            if sent_at is not None:
+                kinds = [c.kind for c in self._contracts if c.policy.queue == queue]
+                async with self._sessions.begin() as tx:
+                    await sweeper.extend_queued(tx, kinds, since=sent_at)
+
+    async def _return_overdue(self, live: set[str]) -> None:
+        kinds = [c.kind for c in self._contracts if c.policy.queue in live]
+        if not kinds:
+            return
+        async with self._sessions.begin() as tx:
+            returned = await sweeper.return_overdue(tx, kinds)
+        if returned:
+            _log.warning("jobs.lost", jobs=len(returned), kinds=sorted({r.kind for r in returned}))
+            self._informed.wake(r.kind for r in returned)
+        dead = [r for r in returned if r.state is JobState.DEAD]
+        self._bell.ring(changed=[i for r in dead for i in (r.id, r.subject) if i is not None])
+
+    async def _tidy(self) -> None:
+        async with self._sessions.begin() as tx:
+            await heartbeat.forget_silent(tx)
+            await maintenance.forget_expired_keys(tx)
+        async with self._sessions.begin() as tx:
+            await maintenance.make_partitions(tx)
