@@ -66,7 +66,7 @@ check: install ## format, lint, types, import rules
 
 .PHONY: audit
 audit: install ## ask for known vulnerabilities in what is locked
-	@$(VENV)/bin/pip-audit --require-hashes --disable-pip --requirement $(LOCK)
+	@$(VENV)/bin/pip-audit --strict --progress-spinner off --require-hashes --disable-pip --requirement $(LOCK)
 
 # --system-certs: the certificates this machine trusts, as pip and the browser do.
 COMPILE = $(VENV)/bin/uv pip compile --quiet --system-certs --universal --python-version 3.11 \
