@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.children import SECONDS_TO_END, Program, last_lines, spawn
+from ops.errors import CommandError
 
 # A killed worker is back before anyone looks; a program that can't run doesn't fill its log.
 _FIRST_PAUSE = 0.2
@@ -23,7 +24,7 @@ _ENDS_TO_GIVE_UP = 3
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
-class StartError(Exception):
+class StartError(CommandError):
     """A program doesn't come up; the message has its last words and the path of its log."""
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Self
 
 from ops.children import Program, last_lines, spawn, stop
 from ops.embedded.ports import free_port
+from ops.errors import CommandError
 from ops.private_files import kept_secret
 
 # Recovery after a SIGKILL replays at most a few hundred MB of WAL; a slow disk is allowed for.
@@ -24,7 +25,7 @@ _SECONDS_TO_START = 60.0
 _SECONDS_BETWEEN_TRIES = 0.02
 
 
-class ServerError(Exception):
+class ServerError(CommandError):
     """An embedded server can't be started; the message says why and what to do instead."""
 
 

@@ -1,0 +1,175 @@
+"""The whole of Goodsyard in one terminal: it all comes up, stays up and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from ops.admin import admin_key, database_time, nodes_since
+from ops.embedded import Server
+from ops.plan import Options, Plan, sole_use
+from ops.private_files import write_private
+from ops.supervisor import Supervisor
+
+_SECONDS_FOR_A_SERVER = 60.0
+# Two cores start a dozen Python processes, each of which imports a second's worth.
+_SECONDS_FOR_THE_REST = 90.0
+
+
+def up(options: Options, *, as_json: bool) -> None:
+    """Run everything until SIGINT, SIGTERM or SIGHUP; a second one ends it at once.
+
+    Args:
+        options: what was asked for.
+        as_json: print the ready file's content when ready, instead of a table.
+
+    Raises:
+        PlanError: a port or the data folder is in use. Nothing was started.
+        ServerError: an embedded server can't run here.
+        StartError: something doesn't come up. What had started was stopped again.
+    """
+    with sole_use(options.data_dir):
+        plan = Plan(options)
+        plan.ready_file.unlink(missing_ok=True)
+        for server in plan.servers:
+            server.prepare()
+        asyncio.run(_Run(plan, as_json=as_json).until_told())
+
+
+class _Run:
+    """One run of everything, from the first process to the last."""
+
+    def __init__(self, plan: Plan, *, as_json: bool) -> None:
+        self._plan = plan
+        self._as_json = as_json
+        self._console = Console(stderr=True, highlight=False)
+        self._supervisor = Supervisor(plan.logs, self._say, self._write_ready_file)
+        self._is_ready = False
+
+    async def until_told(self) -> None:
+        told = self._watch_signals()
+        coming_up = asyncio.create_task(self._come_up())
+        telling = asyncio.create_task(told.wait())
+        try:
+            await asyncio.wait({coming_up, telling}, return_when=asyncio.FIRST_COMPLETED)
+            if not told.is_set():
+                await coming_up
+                await told.wait()
+        finally:
+            coming_up.cancel()
+            telling.cancel()
+            self._is_ready = False
+            self._plan.ready_file.unlink(missing_ok=True)
+            self._say("Stopping: work in hand is finished first. Ctrl-C again: at once.")
+            await self._supervisor.stop()
+            self._say("Stopped.")
+
+    def _watch_signals(self) -> asyncio.Event:
+        told = asyncio.Event()
+
+        def notice() -> None:
+            if told.is_set():
+                self._supervisor.hasten()
+            told.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, notice)
+        return told
+
+    async def _come_up(self) -> None:
+        plan, supervisor = self._plan, self._supervisor
+        for server in plan.servers:
+            await self._bring_up(server)
+        await supervisor.run(plan.migration)
+        plan.admin_key = await admin_key(plan.database_url, plan.admin_key)
+        self._say("The database has the newest schema")
+        workers_start = await database_time(plan.database_url)
+        # Stopped in the opposite order: first what takes work in, last what the work needs.
+        supervisor.start(*plan.sandbox)
+        supervisor.start(*plan.workers)
+        supervisor.start(plan.relay)
+        supervisor.start(plan.api, *plan.flower)
+        await supervisor.until(self._api_is_ready, "The API", _SECONDS_FOR_THE_REST)
+        await supervisor.until(
+            partial(self._workers_live, workers_start), "The workers", _SECONDS_FOR_THE_REST
+        )
+        self._is_ready = True
+        self._write_ready_file()
+        self._show_addresses()
+
+    async def _bring_up(self, server: Server) -> None:
+        self._supervisor.start(server.program)
+
+        async def answers() -> bool:
+            return server.answers()
+
+        await self._supervisor.until(answers, server.name, _SECONDS_FOR_A_SERVER)
+        server.complete()
+        self._say(f"{server.name} is up on port {server.port}")
+
+    async def _api_is_ready(self) -> bool:
+        async with aiohttp.ClientSession() as session:
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with session.get(f"{self._plan.api_url}/readyz") as answer:
+                    return answer.ok
+        return False
+
+    async def _workers_live(self, since: datetime) -> bool:
+        nodes = await nodes_since(self._plan.database_url, since)
+        return nodes >= {program.name for program in self._plan.workers}
+
+    def _write_ready_file(self) -> None:
+        """Say where everything is, now that it is up, and again when a process was replaced."""
+        if self._is_ready:
+            write_private(self._plan.ready_file, json.dumps(self._ready(), indent=2) + "\n")
+
+    def _ready(self) -> dict[str, object]:
+        plan, pids = self._plan, self._supervisor.pids
+        return {
+            "api": plan.api_url,
+            "flower": plan.flower_url,
+            "flower_auth": plan.flower_auth,
+            "database_url": plan.database_url,
+            "redis_url": plan.redis_url,
+            "gateway": plan.gateway_url,
+            "smtp": plan.smtp_url,
+            "admin_api_key": plan.admin_key,
+            "pids": {
+                "api": pids("api"),
+                "relay": pids("relay"),
+                "worker": pids(*(worker.name for worker in plan.workers)),
+                "flower": pids("flower"),
+                "postgres": pids("postgres"),
+                "redis": pids("valkey"),
+            },
+        }
+
+    def _show_addresses(self) -> None:
+        if self._as_json:
+            sys.stdout.write(json.dumps(self._ready()) + "\n")
+            sys.stdout.flush()
+            return
+        plan = self._plan
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_row("API", f"{plan.api_url}/docs")
+        if plan.flower:
+            table.add_row("Flower", f"{plan.flower_url}  {plan.flower_auth}")
+        if plan.sandbox:
+            table.add_row("Charges", f"{plan.gateway_url}/sandbox/charges")
+            table.add_row("Mails", f"{plan.gateway_url}/sandbox/mails")
+        table.add_row("Logs", str(plan.logs))
+        self._say(table)
+        self._say(f"export GOODSYARD_API_URL={plan.api_url} GOODSYARD_API_KEY={plan.admin_key}")
+
+    def _say(self, what: str | Table) -> None:
+        with suppress(OSError):  # the terminal may be gone, which is no reason to leave children
+            self._console.print(what, soft_wrap=True)
