@@ -6,7 +6,7 @@ behaviour of Celery 5.7 and kombu 5.7 that a setting guards against.
 
 from __future__ import annotations
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from goodsyard.settings import EngineSettings, load
 from tasks.contracts import QUEUES
@@ -19,9 +19,9 @@ task_store_errors_even_if_ignored = False
 task_serializer = "json"
 accept_content = ["json"]  # never pickle: whoever can write to Redis could run code
 
-# Queues are named, never guessed: a typo must fail, not fill a queue that nobody reads. No exchange
-# either: the binding of a named one is lost with Redis, and messages then vanish in silence.
-task_queues = [Queue(name) for name in QUEUES]
+# Queues are named, never guessed: a typo must fail, not fill a queue that nobody reads. Publishers
+# name the queue only: through an exchange, messages vanish in silence once Redis lost its bindings.
+task_queues = [Queue(name, Exchange(name), routing_key=name) for name in QUEUES]
 task_default_queue = "orders"
 task_create_missing_queues = False
 

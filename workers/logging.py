@@ -40,3 +40,4 @@ def configure() -> None:
     # A line a chunk is Celery's; ours are about what went wrong.
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
     logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
+    logging.getLogger("stripe").setLevel(logging.WARNING)  # two lines a call otherwise

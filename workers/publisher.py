@@ -22,7 +22,7 @@ class Envelope:
     chunk: Chunk
 
 
-def publish(app: Celery, envelopes: Sequence[Envelope], *, sent_at: float) -> None:
+def publish(app: Celery, envelopes: Sequence[Envelope], sent_at: float) -> None:
     """Send the chunks.
 
     Args:

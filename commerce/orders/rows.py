@@ -83,6 +83,8 @@ _MOVE = text("""
      WHERE o.id = m.id AND o.id = ANY(CAST(:ids AS uuid[]))
 """)
 
+_REQUEST_CANCEL = text("UPDATE commerce.orders SET cancel_requested = true WHERE id = :id")
+
 _ADD_REFUNDED = text("""
     UPDATE commerce.orders
        SET amount_refunded = amount_refunded + :amount, updated_at = clock_timestamp(),
@@ -143,6 +145,11 @@ async def move(
             "reasons": [reason for _, reason in moves.values()],
         }
         await tx.execute(_MOVE, parameters)
+
+
+async def request_cancel(tx: AsyncSession, order_id: UUID) -> None:
+    """Mark a locked order, so that whichever chunk has it next knows that it was called off."""
+    await tx.execute(_REQUEST_CANCEL, {"id": order_id})
 
 
 async def add_refunded(tx: AsyncSession, order_id: UUID, amount: int) -> None:

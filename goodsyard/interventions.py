@@ -1,0 +1,204 @@
+"""What people do to jobs and queues by hand: safe at any moment, and written down in ``audit``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+from pydantic import JsonValue
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from goodsyard.job import JobState
+from goodsyard.jobs import JobView, read_job
+
+MOST_AT_ONCE = 1_000
+"""Dead jobs one call revives: a statement of some 50 ms."""
+
+
+class NotNowError(Exception):
+    """The job is in no state for what was asked; the message says why and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did it, for the audit log: a tenant and the name of its key."""
+
+    tenant: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revived:
+    """A job that was dead and waits again."""
+
+    id: UUID
+    kind: str
+
+
+_CANCEL = text("""
+    WITH mine AS MATERIALIZED (
+        SELECT id FROM goodsyard.job
+         WHERE tenant = :tenant AND id = :id AND kind = ANY(CAST(:kinds AS text[]))
+           AND state IN ('waiting', 'dispatched')
+           FOR UPDATE SKIP LOCKED),
+    gone AS (
+        DELETE FROM goodsyard.job WHERE id = ANY(ARRAY(SELECT id FROM mine)) RETURNING *)
+    INSERT INTO goodsyard.job_done (
+        id, tenant, kind, version, state, priority, run_at, fence, attempts, lost, max_attempts,
+        subject, parent_id, unique_key, limit_key, trace_context, payload, error, created_at,
+        started_at, finished_at)
+    SELECT id, tenant, kind, version, 'cancelled', priority, run_at, fence, attempts, lost,
+           max_attempts, subject, parent_id, unique_key, limit_key, trace_context, payload, error,
+           created_at, started_at, clock_timestamp()
+      FROM gone
+    RETURNING id
+""")
+
+# The fence stays: a message of the job's former life must never match. A twin that is live (or dead
+# and younger) holds the unique key, so its older brothers stay dead.
+_REVIVE = text("""
+    UPDATE goodsyard.job j
+       SET state = 'waiting', attempts = 0, lost = 0, run_at = now(), deadline = NULL,
+           claimed_by = NULL, reason = NULL, error = NULL, started_at = NULL, finished_at = NULL
+     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.tenant = :tenant AND j.state = 'dead'
+       AND (j.unique_key IS NULL OR NOT EXISTS (
+            SELECT FROM goodsyard.job twin
+             WHERE twin.tenant = j.tenant AND twin.kind = j.kind
+               AND twin.unique_key = j.unique_key AND twin.id <> j.id
+               AND (twin.state IN ('waiting', 'dispatched', 'running')
+                    OR (twin.id > j.id AND twin.id = ANY(CAST(:ids AS uuid[]))))))
+    RETURNING j.id, j.kind
+""")
+
+_FIND_DEAD = text("""
+    SELECT id FROM goodsyard.job
+     WHERE tenant = :tenant AND state = 'dead'
+       AND (CAST(:kinds AS text[]) IS NULL OR kind = ANY(CAST(:kinds AS text[])))
+       AND (CAST(:reason AS text) IS NULL OR reason = CAST(:reason AS text))
+     ORDER BY id LIMIT :most
+""")
+
+_PAUSE = text("UPDATE goodsyard.queue SET paused = :paused WHERE name = :name RETURNING name")
+
+_AUDIT = text("""
+    INSERT INTO goodsyard.audit (tenant, actor, action, target, detail)
+    SELECT :tenant, :actor, :action, target, CAST(:detail AS jsonb)
+      FROM unnest(CAST(:targets AS text[])) AS t(target)
+""")
+
+
+async def cancel_job(
+    tx: AsyncSession, actor: Actor, job_id: UUID, *, kinds: Collection[str]
+) -> JobView | None:
+    """Call a job off before it takes effect; one that is cancelled already stays so.
+
+    Args:
+        tx: the transaction; the caller commits and then rings for the job and its subject.
+        actor: who asks; another tenant's job is as good as absent.
+        job_id: the job.
+        kinds: those that nothing else depends on, so that a person may cancel them alone.
+
+    Returns:
+        The job as it is now, or ``None`` if there is no such job.
+
+    Raises:
+        NotNowError: it is running or over, or of another kind.
+    """
+    parameters = {"tenant": actor.tenant, "id": job_id, "kinds": list(kinds)}
+    cancelled = await tx.scalar(_CANCEL, parameters) is not None
+    job = await read_job(tx, actor.tenant, job_id)
+    if cancelled:
+        await record(tx, actor, "job.cancel", [str(job_id)])
+    elif job is not None and job.state is not JobState.CANCELLED:
+        raise NotNowError(_why_not_cancelled(job, kinds))
+    return job
+
+
+def _why_not_cancelled(job: JobView, kinds: Collection[str]) -> str:
+    if job.state in {JobState.SUCCEEDED, JobState.DEAD}:
+        return f"It is {job.state} already; nothing is left to call off."
+    if job.kind not in kinds:
+        return (
+            f"{job.kind} is a step of an order or a payment, which would be left half done: "
+            "cancel the order instead."
+        )
+    return "A worker is carrying it out at this moment; wait for its end."
+
+
+async def retry_job(tx: AsyncSession, actor: Actor, job_id: UUID) -> JobView | None:
+    """Let a dead job run again from the start, under the same id and so the same provider keys.
+
+    Returns:
+        The job as it is now, or ``None`` if there is no such job.
+
+    Raises:
+        NotNowError: it isn't dead, or a live job holds its unique key.
+    """
+    revived = await retry_jobs(tx, actor, [job_id])
+    job = await read_job(tx, actor.tenant, job_id)
+    if job is not None and not revived:
+        raise NotNowError(
+            f"Another job with its unique key {job.unique_key!r} is live; wait for that one's end."
+            if job.state is JobState.DEAD
+            else f"It is {job.state}; only a dead job is retried."
+        )
+    return job
+
+
+async def retry_jobs(tx: AsyncSession, actor: Actor, ids: Sequence[UUID]) -> list[Revived]:
+    """Let those of the jobs that are dead run again; the caller commits and rings their kinds."""
+    rows = await tx.execute(_REVIVE, {"tenant": actor.tenant, "ids": list(ids)})
+    revived = [Revived(*row) for row in rows]
+    await record(tx, actor, "job.retry", [str(job.id) for job in revived])
+    return revived
+
+
+async def find_dead(
+    tx: AsyncSession,
+    tenant: int,
+    *,
+    kinds: Collection[str] | None = None,
+    reason: str | None = None,
+    most: int = MOST_AT_ONCE,
+) -> list[UUID]:
+    """Return the tenant's dead jobs, oldest first, up to ``most``."""
+    parameters = {
+        "tenant": tenant,
+        "kinds": None if kinds is None else list(kinds),
+        "reason": reason,
+        "most": most,
+    }
+    return list(await tx.scalars(_FIND_DEAD, parameters))
+
+
+async def pause_queue(tx: AsyncSession, actor: Actor, name: str, *, paused: bool) -> bool:
+    """Hold a queue's jobs back, or let them go; relays follow within a second or two.
+
+    What was dispatched before still runs. Returns whether there is such a queue.
+    """
+    known = await tx.scalar(_PAUSE, {"name": name, "paused": paused}) is not None
+    if known:
+        await record(tx, actor, "queue.pause" if paused else "queue.resume", [name])
+    return known
+
+
+async def record(
+    tx: AsyncSession,
+    actor: Actor,
+    action: str,
+    targets: Sequence[str],
+    detail: dict[str, JsonValue] | None = None,
+) -> None:
+    """Write down who did what to which, in the transaction that does it."""
+    if targets:
+        parameters = {
+            "tenant": actor.tenant,
+            "actor": actor.name,
+            "action": action,
+            "targets": list(targets),
+            "detail": orjson.dumps(detail or {}).decode(),
+        }
+        await tx.execute(_AUDIT, parameters)
