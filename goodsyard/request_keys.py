@@ -69,6 +69,16 @@ _HOLDERS = text("""
      WHERE tenant = :tenant AND key = ANY(CAST(:keys AS text[]))
 """)
 
+_AMEND = text("""
+    UPDATE goodsyard.request_key SET resource = CAST(:resource AS jsonb)
+     WHERE tenant = :tenant AND key = :key
+""")
+
+_GIVE_BACK = text("""
+    DELETE FROM goodsyard.request_key
+     WHERE tenant = :tenant AND key = ANY(CAST(:keys AS text[]))
+""")
+
 _SHORT_LOCK_WAIT = text("SET LOCAL lock_timeout = '250ms'")
 
 
@@ -105,3 +115,16 @@ async def claim(tx: AsyncSession, tenant: int, claims: Sequence[KeyClaim]) -> di
         for key, held_hash, resource in rows:
             holders[key] = KeyHolder(False, bytes(held_hash) == lost[key], resource)
     return holders
+
+
+async def amend(
+    tx: AsyncSession, tenant: int, key: str, resource: Mapping[str, JsonValue]
+) -> None:
+    """Say, in the transaction that won the key, that something else answers the request."""
+    parameters = {"tenant": tenant, "key": key, "resource": orjson.dumps(resource).decode()}
+    await tx.execute(_AMEND, parameters)
+
+
+async def give_back(tx: AsyncSession, tenant: int, keys: Sequence[str]) -> None:
+    """Free keys, in the transaction that won them, whose requests turned out to be bad."""
+    await tx.execute(_GIVE_BACK, {"tenant": tenant, "keys": list(keys)})

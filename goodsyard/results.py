@@ -49,8 +49,8 @@ class Results:
         key = f"goodsyard:result:{job_id}"
         kept = await self._breaker.ask(lambda: self._redis.get(key), None)
         if kept is not None:
-            report = _as_json.validate_json(kept)
-            return report if report.job.tenant == tenant else None
+            copy = _as_json.validate_json(kept)
+            return copy if copy.job.tenant == tenant else None
         report = await self._read_row(tenant, job_id)
         if report is not None and report.job.state in _NEVER_CHANGES:
             value = _as_json.dump_json(report)

@@ -36,7 +36,7 @@ class StoredKey:
     expires_at: datetime | None
 
     def opens_with(self, secret: str) -> bool:
-        """Whether ``secret`` is this key's and it hasn't expired; the time it takes tells nothing."""
+        """Whether ``secret`` is this key's and it hasn't expired; in a time that tells nothing."""
         fits = hmac.compare_digest(self.secret_hash, _hash(secret))
         return fits and (self.expires_at is None or datetime.now(UTC) < self.expires_at)
 

@@ -56,7 +56,7 @@ CREATE UNIQUE INDEX job_unique ON goodsyard.job (tenant, kind, unique_key)
 
 # Finished jobs, a partition a day by the time inside the uuidv7: dropping a day costs milliseconds.
 JOB_DONE = """
-CREATE TABLE goodsyard.job_done (LIKE goodsyard.job INCLUDING DEFAULTS, PRIMARY KEY (id))
+CREATE TABLE goodsyard.job_done (LIKE goodsyard.job INCLUDING DEFAULTS, PRIMARY KEY (tenant, id))
     PARTITION BY RANGE (id);
 CREATE TABLE goodsyard.job_done_default PARTITION OF goodsyard.job_done DEFAULT;
 

@@ -1,0 +1,121 @@
+"""Users: an e-mail address and a name each once a tenant, and gone when they ask to be.
+
+A user who was erased is as good as absent everywhere but in the rows that must be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from commerce.accounts.models import User
+from commerce.repository import SqlRepository
+
+# KEY SHARE waits for an erasure that is under way and then reads its outcome; it holds up no reader
+# and no other order. Sorted, so that two bulks never wait for each other in a circle.
+_BUYERS = text("""
+    SELECT id FROM commerce.users
+     WHERE tenant = :tenant AND id = ANY(CAST(:ids AS uuid[])) AND erased_at IS NULL
+     ORDER BY id
+       FOR KEY SHARE
+""")
+
+_BY_EMAIL = text("""
+    SELECT id FROM commerce.users WHERE tenant = :tenant AND lower(email) = lower(:email)
+""")
+
+_BY_USERNAME = text("""
+    SELECT id FROM commerce.users WHERE tenant = :tenant AND username = :username
+""")
+
+_LOCK = text("""
+    SELECT id FROM commerce.users
+     WHERE tenant = :tenant AND id = :id AND erased_at IS NULL
+       FOR UPDATE
+""")
+
+_HAS_OPEN_ORDERS = text("""
+    SELECT EXISTS (SELECT FROM commerce.orders
+                    WHERE tenant = :tenant AND user_id = :id
+                      AND status IN ('pending', 'reserved'))
+""")
+
+_ERASE = text("""
+    UPDATE commerce.users
+       SET email = NULL, username = NULL, full_name = NULL, password_hash = NULL, erased_at = now()
+     WHERE tenant = :tenant AND id = :id
+""")
+
+
+class TakenError(Exception):
+    """Another user of the tenant has this e-mail address or username."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"another user has this {field}")
+        self.field = field
+
+
+class OpenOrdersError(Exception):
+    """The user has orders that are neither done nor off: they need the address for the receipt."""
+
+
+async def add_user(tx: AsyncSession, user: User) -> None:
+    """Insert a user.
+
+    Raises:
+        TakenError: the e-mail address (whatever its case) or the username is taken. The transaction
+            is over; ``holder`` finds out in a new one who has it.
+    """
+    try:
+        await SqlRepository(tx, User, user.tenant, User.id).add(user)
+    except IntegrityError as error:
+        match getattr(getattr(error.orig, "diag", None), "constraint_name", None):
+            case "users_email":
+                raise TakenError("email") from error
+            case "users_username":
+                raise TakenError("username") from error
+            case _:
+                raise
+
+
+async def holder(tx: AsyncSession, tenant: int, *, email: str, username: str) -> UUID | None:
+    """Return who has the e-mail address, or else the username."""
+    by_email: UUID | None = await tx.scalar(_BY_EMAIL, {"tenant": tenant, "email": email})
+    if by_email is not None:
+        return by_email
+    by_name: UUID | None = await tx.scalar(_BY_USERNAME, {"tenant": tenant, "username": username})
+    return by_name
+
+
+async def find_user(tx: AsyncSession, tenant: int, user_id: UUID) -> User | None:
+    """Return a user, unless erased."""
+    user = await SqlRepository(tx, User, tenant, User.id).get(user_id)
+    return None if user is None or user.erased_at is not None else user
+
+
+async def buyers(tx: AsyncSession, tenant: int, ids: Collection[UUID]) -> set[UUID]:
+    """Return those of the users who may buy, and keep them from being erased until the commit."""
+    return set(await tx.scalars(_BUYERS, {"tenant": tenant, "ids": list(ids)}))
+
+
+async def erase_user(tx: AsyncSession, tenant: int, user_id: UUID) -> bool:
+    """Forget everything personal about a user and keep the row for the ledger.
+
+    Returns:
+        Whether there was such a user.
+
+    Raises:
+        OpenOrdersError: the user has orders under way; nothing was erased.
+    """
+    whose = {"tenant": tenant, "id": user_id}
+    if await tx.scalar(_LOCK, whose) is None:
+        return False
+    # A statement of its own: it sees the orders of those who had the lock before us.
+    if await tx.scalar(_HAS_OPEN_ORDERS, whose):
+        raise OpenOrdersError
+    await tx.execute(_ERASE, whose)
+    return True
