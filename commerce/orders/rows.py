@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -51,12 +52,14 @@ _INSERT = text("""
           FROM unnest(CAST(:ids AS uuid[]), CAST(:users AS uuid[]), CAST(:currencies AS text[]),
                       CAST(:totals AS bigint[]), CAST(:methods AS text[]),
                       CAST(:metadata AS jsonb[]))
-            AS o(id, user_id, currency, total, payment_method, metadata))
-    INSERT INTO commerce.order_line (order_id, line_no, tenant, sku, quantity, unit_amount)
-    SELECT order_id, line_no, :tenant, sku, quantity, unit_amount
-      FROM unnest(CAST(:line_orders AS uuid[]), CAST(:line_numbers AS smallint[]),
-                  CAST(:skus AS text[]), CAST(:quantities AS int[]), CAST(:units AS bigint[]))
-        AS l(order_id, line_no, sku, quantity, unit_amount)
+            AS o(id, user_id, currency, total, payment_method, metadata)),
+    new_line AS (
+        INSERT INTO commerce.order_line (order_id, line_no, tenant, sku, quantity, unit_amount)
+        SELECT order_id, line_no, :tenant, sku, quantity, unit_amount
+          FROM unnest(CAST(:line_orders AS uuid[]), CAST(:line_numbers AS smallint[]),
+                      CAST(:skus AS text[]), CAST(:quantities AS int[]), CAST(:units AS bigint[]))
+            AS l(order_id, line_no, sku, quantity, unit_amount))
+    SELECT now()
 """)
 
 _LOCK = text("""
@@ -94,14 +97,14 @@ _ADD_REFUNDED = text("""
 """)
 
 
-async def insert(tx: AsyncSession, tenant: int, orders: Sequence[NewOrder]) -> None:
-    """Insert orders with their lines, in one statement.
+async def insert(tx: AsyncSession, tenant: int, orders: Sequence[NewOrder]) -> datetime:
+    """Insert orders with their lines, in one statement, and return when they were created.
 
     Raises:
         sqlalchemy.exc.IntegrityError: a user doesn't exist (any more). The transaction is over.
     """
     lines = [(o.id, number, line) for o in orders for number, line in enumerate(o.lines, 1)]
-    await tx.execute(
+    inserted = await tx.execute(
         _INSERT,
         {
             "tenant": tenant,
@@ -118,6 +121,8 @@ async def insert(tx: AsyncSession, tenant: int, orders: Sequence[NewOrder]) -> N
             "units": [line.unit_amount for _, _, line in lines],
         },
     )
+    created_at: datetime = inserted.scalar_one()
+    return created_at
 
 
 async def lock(tx: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, LockedOrder]:
