@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -10,8 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from commerce.accounts.keys import create_api_key, find_api_key, split_api_key
-from commerce.accounts.scopes import ADMIN
+from commerce.accounts.keys import create_api_key, find_api_key, revoke_api_key, split_api_key
+from commerce.accounts.scopes import ADMIN, UnknownScopeError
 from goodsyard.database import open_engine, session_factory
 from ops.errors import CommandError
 
@@ -32,6 +32,35 @@ async def admin_key(database_url: str, kept: str | None) -> str:
         if kept and await _is_good(tx, kept):
             return kept
         return await create_api_key(tx, _TENANT, "goodsyard up", [ADMIN], unlimited=True)
+
+
+async def create_key(
+    database_url: str, tenant: str, name: str, scopes: Sequence[str], *, unlimited: bool
+) -> str:
+    """Make an API key and return it, this once.
+
+    Raises:
+        CommandError: a scope doesn't exist, or the database doesn't answer. Nothing was made.
+    """
+    async with transaction(database_url) as tx:
+        try:
+            return await create_api_key(tx, tenant, name, scopes, unlimited=unlimited)
+        except UnknownScopeError as error:
+            raise CommandError(f"{error}.") from error
+
+
+async def revoke_key(database_url: str, key: str) -> str:
+    """Revoke an API key, given whole or by its id, and return its id.
+
+    Raises:
+        CommandError: there is none, or the database doesn't answer.
+    """
+    parts = split_api_key(key)
+    key_id = parts[0] if parts else key
+    async with transaction(database_url) as tx:
+        if not await revoke_api_key(tx, key_id):
+            raise CommandError(f"There is no key {key_id}, or it was revoked before.")
+    return key_id
 
 
 async def database_time(database_url: str) -> datetime:

@@ -10,29 +10,33 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from ops import remote_cli
 from ops.errors import CommandError
 
 
-class _Group(TyperGroup):
+class _App(typer.Typer):
     """Ends a command that can't be done with one clear message and status 1."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def __call__(self, *arguments: object, **options: object) -> object:
         try:
-            return super().invoke(ctx)
+            return super().__call__(*arguments, **options)
         except CommandError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(1) from error
+            sys.exit(f"goodsyard: {error}")
 
 
-app = typer.Typer(
-    cls=_Group,
+app = _App(
     help="Runs the jobs behind an order, each exactly once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+api_key = typer.Typer(help="Make and revoke keys to the API, straight in the database.")
+app.add_typer(api_key, name="api-key")
+app.add_typer(remote_cli.jobs, name="jobs")
+app.add_typer(remote_cli.queues, name="queues")
+app.add_typer(remote_cli.limits, name="limits")
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
@@ -156,6 +160,65 @@ def sandbox(
     from ops.sandbox import main
 
     main(port, smtp_port, folder, host=host)
+
+
+@api_key.command("create")
+def create_key(
+    *,
+    tenant: Annotated[str, typer.Option(help="Whose key it is; created if new.")],
+    scope: Annotated[list[str], typer.Option(help="What it may do; may be repeated.")],
+    name: Annotated[str, typer.Option(help="What it is called in the audit log.")] = "goodsyard",
+    unlimited: Annotated[bool, typer.Option(help="Spare it the API's rate limit.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an API key; it is shown this once."""
+    import asyncio
+
+    from goodsyard.settings import EngineSettings, load
+    from ops import admin, show
+
+    url = str(load(EngineSettings).database_url)
+    key = asyncio.run(admin.create_key(url, tenant, name, scope, unlimited=unlimited))
+    if as_json:
+        show.as_json({"api_key": key})
+    else:
+        typer.echo(key)
+
+
+@api_key.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key, or its id alone.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make an API key useless, within seconds."""
+    import asyncio
+
+    from goodsyard.settings import EngineSettings, load
+    from ops import admin, show
+
+    key_id = asyncio.run(admin.revoke_key(str(load(EngineSettings).database_url), key))
+    if as_json:
+        show.as_json({"revoked": key_id})
+    else:
+        typer.echo(f"Revoked {key_id}")
+
+
+@app.command()
+def doctor(*, as_json: Json = False) -> None:
+    """Say what is wrong and how to mend it; exit status 1 if anything is."""
+    from dataclasses import asdict
+
+    from ops import show
+    from ops.doctor import Verdict, examine
+
+    findings = examine()
+    if as_json:
+        show.as_json([asdict(finding) for finding in findings])
+    else:
+        show.as_table(("what", "verdict", "seen", "remedy"), map(asdict, findings))
+    if any(finding.verdict is Verdict.BAD for finding in findings):
+        raise typer.Exit(1)
 
 
 def _become_celery(*arguments: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import AnyHttpUrl, Field, SecretStr
+from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 
 from goodsyard.settings import Settings
 
@@ -11,18 +11,26 @@ class FlowerSettings(Settings):
     """Who may open Flower."""
 
     flower_basic_auth: SecretStr = Field(
-        description="Who may open Flower: user and password.",
-        examples=["goodsyard:PASSWORD"],
-        pattern=r"^[^:\s]+:\S+$",
+        description="Who may open Flower: user and password.", examples=["goodsyard:PASSWORD"]
     )
+
+    @field_validator("flower_basic_auth")
+    @classmethod
+    def _has_two_parts(cls, value: SecretStr) -> SecretStr:
+        user, _, password = value.get_secret_value().partition(":")
+        if not user or not password:
+            raise ValueError("it is no user and password with a colon between them")
+        return value
 
 
 class ClientSettings(Settings):
-    """Where the API is, and the key to it."""
+    """Where the API is, and the key to it; options of a command come before these."""
 
-    api_url: AnyHttpUrl = Field(
-        description="The API, for the commands that call it.", examples=["http://127.0.0.1:8000"]
+    api_url: AnyHttpUrl | None = Field(
+        None,
+        description="The API, for the commands that call it.",
+        examples=["http://127.0.0.1:8000"],
     )
-    api_key: SecretStr = Field(
-        description="The key those commands show it.", examples=["gy_live_ID_SECRET"]
+    api_key: SecretStr | None = Field(
+        None, description="The key those commands show it.", examples=["gy_live_ID_SECRET"]
     )

@@ -1,0 +1,147 @@
+"""The verbs for jobs, queues and limits: each one call to the API, shown as a table or as JSON."""
+
+# ruff: noqa: PLC0415 - a verb imports what it needs itself: `goodsyard --help` answers at once
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ops.errors import CommandError
+
+if TYPE_CHECKING:
+    from ops.remote import Api, Body
+
+jobs = typer.Typer(help="See jobs, cancel those that wait, revive those that are dead.")
+queues = typer.Typer(help="See queues; hold one back and let it go again.")
+limits = typer.Typer(help="See and set how fast a kind of job may run, in the whole cluster.")
+
+Url = Annotated[str | None, typer.Option("--api", help="Its address, or GOODSYARD_API_URL.")]
+Key = Annotated[str | None, typer.Option("--api-key", help="The key, or GOODSYARD_API_KEY.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
+Kind = Annotated[str | None, typer.Option(help="Of this kind only, as orders.process.")]
+Name = Annotated[str, typer.Argument(metavar="NAME")]
+
+
+@jobs.command("list")
+def list_jobs(  # noqa: PLR0913 - an option each
+    *,
+    state: Annotated[str | None, typer.Option(help="In this state only, as dead.")] = None,
+    kind: Kind = None,
+    queue: Annotated[str | None, typer.Option(help="Of this queue only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most as many.")] = 50,
+    api: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List jobs, the newest first."""
+    query = {"state": state, "kind": kind, "queue": queue}
+    found = [*_open(api, api_key).entries("/jobs", query, limit)]
+    _print_list(found, ("id", "kind", "state", "reason", "attempts", "created_at"), as_json=as_json)
+
+
+@jobs.command("show")
+def show_job(job: JobId, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
+    """Show all there is about one job."""
+    _print_one(Api(api, api_key).get(f"/jobs/{job}"), as_json=as_json)
+
+
+@jobs.command("retry")
+def retry(  # noqa: PLR0913 - an option each
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; or:")] = None,
+    *,
+    kind: Kind = None,
+    reason: Annotated[str | None, typer.Option(help="Dead for this reason only.")] = None,
+    all_dead: Annotated[bool, typer.Option("--all", help="All dead jobs.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say which.")] = False,
+    api: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Let a dead job try again, under its own id; or all those that match."""
+    if (job is not None) == (kind is not None or reason is not None or all_dead):
+        raise CommandError("Which jobs? Give one id; or --kind, --reason or both; or --all.")
+    if job is not None and dry_run:
+        raise CommandError("--dry-run tells which jobs match; here it is the one you name.")
+    if job is not None:
+        answer = _open(api, api_key).post(f"/jobs/{job}/retry")
+    else:
+        filters = {"kind": kind, "reason": reason}
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        answer = _open(api, api_key).post("/jobs/retry", {**wanted, "dry_run": dry_run})
+    _print_one(answer, as_json=as_json)
+
+
+@jobs.command("cancel")
+def cancel(job: JobId, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
+    """Cancel a job that has not begun."""
+    _print_one(Api(api, api_key).post(f"/jobs/{job}/cancel"), as_json=as_json)
+
+
+@queues.command("list")
+def list_queues(*, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
+    """List the queues: how full, how late, how many worker processes."""
+    found = _open(api, api_key).get("/queues")["data"]
+    columns = ("name", "paused", "workers", "depth", "oldest_seconds")
+    _print_list(found, columns, as_json=as_json)
+
+
+@queues.command("pause")
+def pause(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
+    """Hold a queue back: what runs goes on, what waits goes on waiting."""
+    _print_one(Api(api, api_key).post(f"/queues/{queue}/pause"), as_json=as_json)
+
+
+@queues.command("resume")
+def resume(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
+    """Let a queue go again."""
+    _print_one(Api(api, api_key).post(f"/queues/{queue}/resume"), as_json=as_json)
+
+
+@limits.command("list")
+def list_limits(*, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
+    """List the rate limits in force."""
+    found = _open(api, api_key).get("/limits")["data"]
+    _print_list(found, ("name", "rate", "burst"), as_json=as_json)
+
+
+@limits.command("set")
+def set_limit(  # noqa: PLR0913 - an option each
+    limit: Name,
+    *,
+    rate: Annotated[str, typer.Option(help="As 100/minute; /second and /hour do too.")],
+    burst: Annotated[int | None, typer.Option(min=1, help="How many may start at once.")] = None,
+    api: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Set a rate limit, named as the kind it holds back; live within a second."""
+    body: Body = {"rate": rate} if burst is None else {"rate": rate, "burst": burst}
+    _print_one(Api(api, api_key).put(f"/limits/{limit}", body), as_json=as_json)
+
+
+def _open(url: str | None, key: str | None) -> Api:
+    from ops.remote import Api
+
+    return Api(url, key)
+
+
+def _print_list(found: Sequence[Body], columns: Sequence[str], *, as_json: bool) -> None:
+    from ops import show
+
+    if as_json:
+        show.as_json(found)
+    else:
+        show.as_table(columns, found)
+
+
+def _print_one(found: Body, *, as_json: bool) -> None:
+    from ops import show
+
+    if as_json:
+        show.as_json(found)
+    else:
+        show.as_fields(found)
