@@ -30,7 +30,7 @@ class Email:
                 subject, text, html = render(mail.template, mail.data)
             else:
                 subject, text, html = mail.message_subject or "", mail.body or "", None
-            message = compose(
+            composed = compose(
                 message_id=f"<{job.id}@{self._mailer.domain}>",
                 sender=self._mailer.sender,
                 to=mail.to,
@@ -40,7 +40,7 @@ class Email:
             )
         except UnusableMessageError as error:
             return Rejected(str(error))
-        return await self._mailer.send(message)
+        return await self._mailer.send(mail.to, composed)
 
     async def settle(
         self,

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
+import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 
 from commerce.notifications.mailer import Mailer, MailSettings
@@ -51,7 +52,7 @@ class _Process:
     def __init__(self, plan: _Plan) -> None:
         self._plan = plan
         self._worker = Worker(uuid4(), plan.node, plan.queues)
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop.run_forever, name="chunks", daemon=True),

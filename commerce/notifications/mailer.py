@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from email.message import EmailMessage
 from typing import Annotated, TypeAlias
 from urllib.parse import unquote
 
@@ -71,11 +70,11 @@ class Mailer:
         self._idle: list[aiosmtplib.SMTP] = []
         self._free = asyncio.Semaphore(CONNECTIONS)
 
-    async def send(self, message: EmailMessage) -> MailAnswer:
+    async def send(self, to: str, mail: bytes) -> MailAnswer:
         """Hand one mail over; the server's definite no is an answer, not an exception."""
         try:
             async with self._connection() as smtp:
-                await smtp.send_message(message)
+                await smtp.sendmail(self.sender, [to], mail)
         except aiosmtplib.SMTPRecipientsRefused as error:
             codes = [refused.code for refused in error.recipients]
             return _refusal(min(codes), str(error))

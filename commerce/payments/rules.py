@@ -53,6 +53,11 @@ def charge_key(payment_id: UUID) -> str:
     return f"{payment_id}:charge"
 
 
+def cancel_key(payment_id: UUID) -> str:
+    """Return the idempotency key of calling a charge off that nobody can confirm."""
+    return f"{payment_id}:cancel"
+
+
 def refund_key(refund_id: UUID) -> str:
     """Return the idempotency key of a refund."""
     return f"{refund_id}:refund"
