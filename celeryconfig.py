@@ -33,6 +33,7 @@ task_publish_retry = False  # the relay has its own backoff, and a hang would st
 task_time_limit = 30  # the last resort: above any provider's time, below any lease
 
 worker_prefetch_multiplier = 1
+worker_disable_prefetch = True  # no chunk waits in a worker's memory behind a slow call
 worker_disable_rate_limits = True  # Celery's are per process; ours are the relay's
 worker_cancel_long_running_tasks_on_connection_loss = False  # would kill calls on any blip
 worker_proc_alive_timeout = 15

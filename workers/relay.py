@@ -14,6 +14,7 @@ from functools import partial
 
 import redis.asyncio
 import structlog
+import uvloop
 from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -187,4 +188,4 @@ async def _main() -> None:
 def main() -> None:
     """Run a relay until SIGTERM or SIGINT."""
     logging.configure()
-    asyncio.run(_main())
+    uvloop.run(_main())

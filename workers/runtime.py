@@ -35,6 +35,14 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
+REGISTRATION_SECONDS = 20.0
+"""How long a first chunk waits for the first heartbeat; under the hard time limit."""
+
+
+class NotRegisteredError(Exception):
+    """The process couldn't say that it lives, so it must not claim anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """All that a process needs to start its loop, put together before the fork."""
@@ -53,6 +61,7 @@ class _Process:
         self._plan = plan
         self._worker = Worker(uuid4(), plan.node, plan.queues)
         self._loop = uvloop.new_event_loop()
+        self._registered = threading.Event()
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop.run_forever, name="chunks", daemon=True),
@@ -63,6 +72,10 @@ class _Process:
         self._executor = self._on_loop(self._open())
 
     def run(self, kind: str, deliveries: Sequence[Delivery]) -> None:
+        # A claim by a process that nobody knows would be taken for a dead one's, and taken away.
+        if not self._registered.wait(REGISTRATION_SECONDS):
+            message = "Postgres didn't answer in time to register this worker: its jobs come back"
+            raise NotRegisteredError(message)
         self._on_loop(self._executor.run(kind, deliveries))
 
     def close(self) -> None:
@@ -112,6 +125,7 @@ class _Process:
                 try:
                     async with sessions.begin() as tx:
                         await heartbeat.beat(tx, self._worker)
+                    self._registered.set()
                 except (SQLAlchemyError, OSError) as error:
                     _log.warning("heartbeat.missed", error=str(error))
                 await asyncio.to_thread(self._ended.wait, BEAT_SECONDS)

@@ -20,6 +20,7 @@ from goodsyard.contracts import Contract
 from goodsyard.database import Sessions
 from goodsyard.doorbell import Doorbell
 from goodsyard.job import JobState
+from goodsyard.sweeper import SILENT_SECONDS
 from workers import broker
 
 SWEEP_SECONDS = 1.0
@@ -60,6 +61,9 @@ class Sweep:
         self._contracts = list(kinds)
         self._informed = informed
         self._tidied = float("-inf")
+        # While Postgres was away nobody could claim or beat: what looks overdue right afterwards
+        # is given the time in which a live worker would answer.
+        self._trusted_from = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Sweep until ``stopping``; an outage of Postgres or Redis is waited out."""
@@ -67,6 +71,7 @@ class Sweep:
             await limits.declare(tx, self._contracts)
         loop = asyncio.get_running_loop()
         swept = float("-inf")
+        self._trusted_from = loop.time() + SILENT_SECONDS
         while not stopping.is_set():
             try:
                 await self.restore_epoch()
@@ -75,15 +80,17 @@ class Sweep:
                     await self.run_once()
             except (SQLAlchemyError, redis.RedisError, OSError) as error:
                 _log.warning("sweep.away", error=f"{type(error).__name__}: {error}")
+                self._trusted_from = loop.time() + SILENT_SECONDS
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), EPOCH_SECONDS)
 
     async def run_once(self) -> None:
         """Look around, bring back what nobody answers for, and once an hour tidy up."""
         live = await self._look_around()
-        await self._spare_the_queued(live)
-        await self._return_overdue(live)
         now = asyncio.get_running_loop().time()
+        if now >= self._trusted_from:
+            await self._spare_the_queued(live)
+            await self._return_overdue(live)
         if now - self._tidied >= TIDY_SECONDS:
             self._tidied = now
             await self._tidy()
