@@ -14,6 +14,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
+from ops.errors import CommandError
 from ops.sandbox.book import Book
 from ops.sandbox.control import Control
 from ops.sandbox.events import Events, EventTarget
@@ -23,6 +24,10 @@ from ops.sandbox.journal import Journal
 from ops.sandbox.mail import Mailbox, Sink, listen
 
 STOP_WITHIN = 1.0  # seconds an answer under way has left after SIGTERM
+
+
+class SandboxError(CommandError):
+    """The sandbox can't run here; the message says why."""
 
 
 def main(
@@ -40,7 +45,7 @@ def main(
 
     Raises:
         JournalError: ``data_dir`` is in use by another sandbox or holds a broken log.
-        OSError: a port is taken, or ``data_dir`` can't be written.
+        SandboxError: a port is taken.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     with (
@@ -48,7 +53,12 @@ def main(
         closing(Journal(data_dir / "mails.jsonl")) as mails,
     ):
         ports = _Ports(host, http_port, smtp_port)
-        uvloop.run(_serve(ports, Book(charges), Mailbox(mails), events))
+        try:
+            uvloop.run(_serve(ports, Book(charges), Mailbox(mails), events))
+        except OSError as error:
+            raise SandboxError(
+                f"The sandbox can't listen: {error}. Choose another port."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import orjson
 
+from ops.errors import CommandError
 
-class JournalError(Exception):
+
+class JournalError(CommandError):
     """The journal can't be used as it stands; the message names the file and what to do."""
 
 

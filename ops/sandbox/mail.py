@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.parser import BytesHeaderParser
+from typing import cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -110,7 +111,8 @@ class Sink:
         for recipient in envelope.rcpt_tos:
             self._mailbox.take(recipient, envelope.original_content or b"")
         if self._faults.take("mail_drop_after_data") is not None:
-            _abort(server)
+            # A cast, because uvloop's transports are none of asyncio's classes.
+            cast("asyncio.WriteTransport", server.transport).abort()
             await asyncio.Event().wait()  # until the lost connection cancels this very task
         return "250 2.0.0 Taken"
 
@@ -144,11 +146,6 @@ async def listen(host: str, port: int, sink: Sink) -> asyncio.Server:
         )
 
     return await loop.create_server(connection, host, port)
-
-
-def _abort(server: SMTP) -> None:
-    if isinstance(server.transport, asyncio.WriteTransport):
-        server.transport.abort()
 
 
 def _is_plain(address: str) -> bool:
