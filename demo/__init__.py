@@ -1,0 +1,1 @@
+"""The demo's input: what real customers of CDNOW bought, as ``goodsyard import`` takes it."""
