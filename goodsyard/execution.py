@@ -78,9 +78,18 @@ class Executor:
         self._sessions = sessions
         self._doorbell = doorbell
         self._worker = worker
+        self._calls_out = 0
+        self._calling: set[asyncio.Task[None]] = set()
+
+    async def drain(self) -> None:
+        """Wait until every call that is out has been answered, or given up, and settled."""
+        await asyncio.gather(*self._calling, return_exceptions=True)
 
     async def run(self, kind: str, deliveries: Sequence[Delivery]) -> None:
-        """Run a chunk; returns when each of its jobs has ended, was put back or wasn't ours.
+        """Run a chunk; returns when there is room for the next.
+
+        A database chunk is over by then. Of an external one, the last calls may still be out; they
+        are settled in the background, and ``drain`` waits for them.
 
         Raises:
             sqlalchemy.exc.DBAPIError: Postgres stayed away. Nothing was lost: the rows come back
@@ -125,13 +134,31 @@ class Executor:
     async def _run_external(
         self, handler: ExternalHandler[Any, Any], deliveries: Sequence[Delivery]
     ) -> None:
-        claimed = {
-            row.id: row for row in await self._patiently(lambda: self._lease(handler, deliveries))
-        }
+        claimed = await self._patiently(lambda: self._lease(handler, deliveries))
         failpoint("after_claim")
+        self._calls_out += len(claimed)
+        calling = asyncio.create_task(self._call_and_settle(handler, claimed))
+        self._calling.add(calling)
+        calling.add_done_callback(self._called)
+        # The next chunk may come while this one's last calls are out: one call that hangs must not
+        # hold its neighbours' successors back.
+        room = handler.contract.policy.chunk // 2
+        while self._calls_out > room and not calling.done():
+            await asyncio.wait({calling}, timeout=GATHER_SECONDS)
+
+    def _called(self, calling: asyncio.Task[None]) -> None:
+        self._calling.discard(calling)
+        if not calling.cancelled() and (error := calling.exception()) is not None:
+            # Postgres stayed away: the answers are lost, not the effect. The lease ends, and the
+            # next holder repeats the calls under the same keys.
+            _log.error("answers.not_written", exc_info=error)
+
+    async def _call_and_settle(
+        self, handler: ExternalHandler[Any, Any], claimed: Sequence[Claimed]
+    ) -> None:
+        rows = {row.id: row for row in claimed}
         calls = {
-            asyncio.create_task(self._call(handler, row), name=str(row.id))
-            for row in claimed.values()
+            asyncio.create_task(self._call(handler, row), name=str(row.id)) for row in claimed
         }
         while calls:
             finished, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -140,7 +167,7 @@ class Executor:
                 finished |= more
             failpoint("before_settle")
             await self._settle_answers(
-                handler, [(claimed[UUID(call.get_name())], call.result()) for call in finished]
+                handler, [(rows[UUID(call.get_name())], call.result()) for call in finished]
             )
 
     async def _lease(
@@ -156,10 +183,10 @@ class Executor:
         self, handler: ExternalHandler[Any, Any], row: Claimed
     ) -> tuple[Job[Any], object] | Outcome:
         """Return the provider's answer, or the outcome where there is none; never raises."""
-        job = row.parse(handler.contract)
-        if not isinstance(job, Job):
-            return job
         try:
+            job = row.parse(handler.contract)
+            if not isinstance(job, Job):
+                return job
             async with asyncio.timeout(CALL_SECONDS):
                 return job, await handler.call(job)
         except TimeoutError:
@@ -167,6 +194,8 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - one call's failure is its own, not the chunk's
             _log.warning("job.call_failed", job=str(row.id), exc_info=error)
             return Retry(_describe(error))
+        finally:
+            self._calls_out -= 1
 
     async def _settle_answers(
         self,

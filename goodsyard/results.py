@@ -38,11 +38,11 @@ _as_json = TypeAdapter(JobReport)
 class Results:
     """Reads jobs, finished ones from Redis where it has them."""
 
-    def __init__(self, sessions: Sessions, client: redis.asyncio.Redis) -> None:
+    def __init__(self, sessions: Sessions, client: redis.asyncio.Redis, breaker: Breaker) -> None:
         """Read from ``sessions`` through ``client``."""
         self._sessions = sessions
         self._redis = client
-        self._breaker = Breaker("results")
+        self._breaker = breaker
 
     async def read(self, tenant: int, job_id: UUID) -> JobReport | None:
         """Return a job of the tenant, or ``None`` if there is none."""

@@ -104,6 +104,7 @@ class _Process:
         )
 
     async def _shut(self) -> None:
+        await self._executor.drain()
         await self._doorbell.close()
         await self._redis.aclose()
         await self._gateway.close()
