@@ -63,6 +63,7 @@ check: install ## format, lint, types, import rules
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
+	@$(VENV)/bin/deptry .
 
 .PHONY: audit
 audit: install ## ask for known vulnerabilities in what is locked
