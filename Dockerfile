@@ -25,7 +25,8 @@ RUN hatchling build --target wheel --directory dist \
  && pip --python /opt/goodsyard install --no-index --no-deps dist/*.whl
 
 FROM ${PYTHON}
-RUN useradd --system --uid 10001 --home-dir /var/lib/goodsyard --create-home --shell /usr/sbin/nologin goodsyard
+RUN groupadd --gid 10001 goodsyard \
+ && useradd --uid 10001 --gid 10001 --home-dir /var/lib/goodsyard --create-home --shell /usr/sbin/nologin goodsyard
 COPY --from=build /opt/goodsyard /opt/goodsyard
 # The root file system may be mounted read-only: what is compiled was compiled above. Only /tmp is written to,
 # and by the sandbox the folder of its log, a volume.
