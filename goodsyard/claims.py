@@ -30,6 +30,7 @@ class Claimed:
     attempts: int
     subject: UUID | None
     trace_context: str | None
+    age: float
     payload: JsonValue
 
     def parse(self, contract: type[Contract]) -> Job[Contract] | Outcome:
@@ -43,10 +44,12 @@ class Claimed:
             payload = contract.model_validate(self.payload)
         except ValidationError as error:
             return Refused(f"the payload does not fit {contract.kind}: {error}")
-        return Job(self.id, self.fence, self.tenant, self.attempts, self.trace_context, payload)
+        return Job(self.id, self.tenant, self.age, payload)
 
 
-_COLUMNS = "j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context, j.payload"
+_COLUMNS = """
+           j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context,
+           extract(epoch FROM now() - coalesce(j.started_at, now()))::float8 AS age, j.payload"""
 
 # SKIP LOCKED: a second copy of the message never waits for the first, it finds nothing to do.
 _LOCK_DISPATCHED = text(f"""
@@ -68,7 +71,7 @@ _LEASE = text(f"""
          ORDER BY j.id
            FOR UPDATE OF j SKIP LOCKED)
     UPDATE goodsyard.job j
-       SET state = 'running', claimed_by = :worker, started_at = now(),
+       SET state = 'running', claimed_by = :worker, started_at = coalesce(j.started_at, now()),
            deadline = now() + make_interval(secs => :lease)
      WHERE j.id = ANY(ARRAY(SELECT id FROM mine))
     RETURNING {_COLUMNS}

@@ -89,6 +89,9 @@ class Policy:
         lease: seconds after which an external job whose worker went silent is run again; longer
             than the worker's hard time limit, so that the first run is over by then.
         limit: the rate the kind starts with; it is changed live by the API and kept from then on.
+        repeatable: whether a call that may have happened may be made again. Only a provider that
+            honours a key of ours, or a recipient that can tell copies apart, makes it so; without
+            either a job that was called and not answered is dead, reason ``uncertain``.
     """
 
     queue: str
@@ -97,6 +100,7 @@ class Policy:
     backoff: Backoff = Backoff()
     lease: float = 45.0
     limit: Rate | None = None
+    repeatable: bool = True
 
 
 class Contract(BaseModel):

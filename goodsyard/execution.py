@@ -25,7 +25,7 @@ from goodsyard.doorbell import Doorbell
 from goodsyard.failpoints import failpoint
 from goodsyard.flow import DatabaseHandler, ExternalHandler, Flow
 from goodsyard.job import TERMINAL, Job
-from goodsyard.outcomes import Outcome, Retry
+from goodsyard.outcomes import UNCERTAIN, Dead, Outcome, Retry
 from goodsyard.settlement import Ended, Settled
 
 GATHER_SECONDS = 0.015
@@ -190,10 +190,11 @@ class Executor:
             async with asyncio.timeout(CALL_SECONDS):
                 return job, await handler.call(job)
         except TimeoutError:
-            return Retry(f"no answer within {CALL_SECONDS:g} s: it may or may not have happened")
+            silence = f"no answer within {CALL_SECONDS:g} s: it may or may not have happened"
+            return _unanswered(handler.contract, silence)
         except Exception as error:  # noqa: BLE001 - one call's failure is its own, not the chunk's
             _log.warning("job.call_failed", job=str(row.id), exc_info=error)
-            return Retry(_describe(error))
+            return _unanswered(handler.contract, _describe(error))
         finally:
             self._calls_out -= 1
 
@@ -336,6 +337,10 @@ def _merge(
         raise OutcomeCountError(message)
     following = iter(verdicts)
     return [next(following) if isinstance(item, (Job, tuple)) else item for item in decided]
+
+
+def _unanswered(contract: type[Contract], error: str) -> Outcome:
+    return Retry(error) if contract.policy.repeatable else Dead(UNCERTAIN, error)
 
 
 def _describe(error: BaseException) -> str:

@@ -57,12 +57,13 @@ _CANCEL = text("""
     RETURNING id
 """)
 
-# The fence stays: a message of the job's former life must never match. A twin that is live (or dead
+# The fence stays: a message of the job's former life must never match. So does the first start: what
+# may have reached a provider once can't be un-started, and its key ages from then. A twin that is live (or dead
 # and younger) holds the unique key, so its older brothers stay dead.
 _REVIVE = text("""
     UPDATE goodsyard.job j
        SET state = 'waiting', attempts = 0, lost = 0, run_at = now(), deadline = NULL,
-           claimed_by = NULL, reason = NULL, error = NULL, started_at = NULL, finished_at = NULL
+           claimed_by = NULL, reason = NULL, error = NULL, finished_at = NULL
      WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.tenant = :tenant AND j.state = 'dead'
        AND (j.unique_key IS NULL OR NOT EXISTS (
             SELECT FROM goodsyard.job twin

@@ -38,13 +38,18 @@ TERMINAL = frozenset({JobState.SUCCEEDED, JobState.DEAD, JobState.CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[C_co]):
-    """One claimed job: its row's identity and its parsed payload."""
+    """One claimed job, as its handler needs it.
+
+    Args:
+        id: the row; stable over all attempts.
+        tenant: whose it is.
+        age: seconds since it was first started, by the database's clock; 0 at the first start.
+        payload: what to do.
+    """
 
     id: UUID
-    fence: int
     tenant: int
-    attempts: int
-    trace_context: str | None
+    age: float
     payload: C_co
 
 

@@ -12,6 +12,10 @@ from pydantic import JsonValue
 from goodsyard.contracts import Contract
 
 
+UNCERTAIN = "uncertain"
+"""Reason of a dead job whose call may have happened, and that nothing can tell or make harmless."""
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """It took effect; ``next`` is staged in the same commit."""

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from goodsyard.contracts import Contract
 from goodsyard.dispatch import DISPATCH_SECONDS
 from goodsyard.job import JobState
 
@@ -38,19 +39,27 @@ _EXPIRE_SILENT = text("""
 
 # SKIP LOCKED: a dispatched row that is locked is being carried out right now.
 _RETURN = text("""
-    UPDATE goodsyard.job
-       SET state = CASE WHEN lost + 1 >= :budget THEN 'dead' ELSE 'waiting' END::goodsyard.job_state,
-           reason = CASE WHEN lost + 1 >= :budget THEN 'lost' END,
-           finished_at = CASE WHEN lost + 1 >= :budget THEN now() END,
-           error = CASE WHEN lost + 1 >= :budget
-                        THEN 'its worker died or fell silent ' || :budget || ' times' ELSE error END,
-           lost = lost + 1, deadline = NULL, claimed_by = NULL
-     WHERE id = ANY(ARRAY(
-           SELECT id FROM goodsyard.job
-            WHERE state IN ('dispatched', 'running') AND deadline <= now()
-              AND kind = ANY(CAST(:kinds AS text[]))
-            ORDER BY deadline LIMIT :most FOR UPDATE SKIP LOCKED))
-    RETURNING id, subject, kind, state
+    WITH overdue AS MATERIALIZED (
+        SELECT id,
+               CASE WHEN state = 'running' AND kind = ANY(CAST(:unrepeatable AS text[]))
+                    THEN 'uncertain'
+                    WHEN lost + 1 >= :budget THEN 'lost' END AS reason
+          FROM goodsyard.job
+         WHERE state IN ('dispatched', 'running') AND deadline <= now()
+           AND kind = ANY(CAST(:kinds AS text[]))
+         ORDER BY deadline LIMIT :most FOR UPDATE SKIP LOCKED)
+    UPDATE goodsyard.job j
+       SET state = CASE WHEN o.reason IS NULL THEN 'waiting' ELSE 'dead' END::goodsyard.job_state,
+           reason = o.reason,
+           finished_at = CASE WHEN o.reason IS NOT NULL THEN now() END,
+           error = CASE o.reason
+                   WHEN 'lost' THEN 'its worker died or fell silent ' || :budget || ' times'
+                   WHEN 'uncertain' THEN 'its worker died or fell silent during the call'
+                   ELSE j.error END,
+           lost = j.lost + 1, deadline = NULL, claimed_by = NULL
+      FROM overdue o
+     WHERE j.id = o.id AND j.id = ANY(ARRAY(SELECT id FROM overdue))
+    RETURNING j.id, j.subject, j.kind, j.state
 """)
 
 # What merely waits in an overloaded queue is neither lost nor sent twice: its message was sent no
@@ -99,15 +108,22 @@ async def live_queues(tx: AsyncSession) -> dict[str, int]:
     return {queue: processes for queue, processes in rows}
 
 
-async def return_overdue(tx: AsyncSession, kinds: Sequence[str]) -> list[Returned]:
-    """Take overdue jobs of ``kinds`` back, one lost delivery counted each.
+async def return_overdue(
+    tx: AsyncSession, contracts: Sequence[type[Contract]]
+) -> list[Returned]:
+    """Take overdue jobs back, one lost delivery counted each.
 
     Args:
         tx: the transaction; nothing else belongs in it.
-        kinds: those whose queue has a live worker. An outage of all workers kills no job.
+        contracts: those whose queue has a live worker. An outage of all workers kills no job.
     """
     await tx.execute(_EXPIRE_SILENT, {"silent": SILENT_SECONDS, "most": BATCH})
-    parameters = {"kinds": list(kinds), "budget": CRASH_BUDGET, "most": BATCH}
+    parameters = {
+        "kinds": [contract.kind for contract in contracts],
+        "unrepeatable": [c.kind for c in contracts if not c.policy.repeatable],
+        "budget": CRASH_BUDGET,
+        "most": BATCH,
+    }
     rows = await tx.execute(_RETURN, parameters)
     return [Returned(job, subject, kind, JobState(state)) for job, subject, kind, state in rows]
 

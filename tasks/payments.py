@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,12 +16,24 @@ from commerce.payments import rows as payment_rows
 from commerce.payments.gateway import Gateway
 from commerce.payments.ledger import Transfer
 from commerce.payments.rows import LockedPayment, Verdict
-from commerce.payments.rules import Captured, Declined, GatewayAnswer, PaymentState, Unclear
+from commerce.payments.rules import (
+    KEY_SECONDS,
+    Captured,
+    Declined,
+    GatewayAnswer,
+    PaymentState,
+    Unclear,
+)
 from commerce.stock import rows as stock_rows
 from goodsyard.job import Job, new_id
-from goodsyard.outcomes import Done, Outcome, Refused, Retry
+from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
 from tasks.contracts import ChargePayment, RefundPayment
 from tasks.receipts import receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Untraceable:
+    """Too old to send again, and the gateway shows no trace of it: for a person to decide."""
 
 
 class Charge:
@@ -32,15 +45,20 @@ class Charge:
         """Charge through ``gateway``."""
         self._gateway = gateway
 
-    async def call(self, job: Job[ChargePayment]) -> GatewayAnswer:
-        """Ask the gateway; our payment's id is the key, so that a repeat changes nothing."""
+    async def call(self, job: Job[ChargePayment]) -> GatewayAnswer | Untraceable:
+        """Ask the gateway; our payment's id is the key, so that a repeat changes nothing.
+
+        Once the gateway may have forgotten the key, the charge is looked up instead.
+        """
         charge = job.payload
+        if job.age > KEY_SECONDS:
+            return await self._gateway.find_charge(charge.payment_id) or Untraceable()
         return await self._gateway.charge(
             charge.payment_id, charge.amount, charge.currency, charge.payment_method
         )
 
     async def settle(
-        self, tx: AsyncSession, answered: Sequence[tuple[Job[ChargePayment], GatewayAnswer]]
+        self, tx: AsyncSession, answered: Sequence[tuple[Job[ChargePayment], GatewayAnswer | Untraceable]]
     ) -> Sequence[Outcome]:
         """Book what was captured, release what was declined; what is unclear is asked again."""
         orders = await order_rows.lock(
@@ -50,7 +68,7 @@ class Charge:
         verdicts = {
             payment.id: _verdict(answer)
             for job, answer in answered
-            if not isinstance(answer, Unclear)
+            if isinstance(answer, (Captured, Declined))
             and (payment := payments.get(job.payload.payment_id))
             and payment.state is PaymentState.PENDING
         }
@@ -104,7 +122,7 @@ def _order_ids(payments: Iterable[LockedPayment]) -> set[UUID]:
 
 def _charged(
     job: Job[ChargePayment],
-    answer: GatewayAnswer,
+    answer: GatewayAnswer | Untraceable,
     orders: Mapping[UUID, LockedOrder],
     payments: Mapping[UUID, LockedPayment],
     verdicts: Mapping[UUID, Verdict],
@@ -115,6 +133,8 @@ def _charged(
         return Refused(f"there is no payment {charge.payment_id}")
     if isinstance(answer, Unclear):
         return Retry(answer.error, answer.after)
+    if isinstance(answer, Untraceable):
+        return Dead(UNCERTAIN, "too old to be sent again, and not found at the gateway: look there")
     verdict = verdicts.get(payment.id)
     if verdict is None:
         return Done({"state": payment.state, "note": "settled before"})
@@ -145,22 +165,26 @@ class Refund:
         """Refund through ``gateway``."""
         self._gateway = gateway
 
-    async def call(self, job: Job[RefundPayment]) -> GatewayAnswer:
-        """Ask the gateway, under the refund's own id as the key."""
+    async def call(self, job: Job[RefundPayment]) -> GatewayAnswer | Untraceable:
+        """Ask the gateway, under the refund's own id as the key, while it is sure to remember it."""
         refund = job.payload
+        if job.age > KEY_SECONDS:
+            return Untraceable()
         return await self._gateway.refund(refund.refund_id, refund.gateway_id, refund.amount)
 
     async def settle(
-        self, tx: AsyncSession, answered: Sequence[tuple[Job[RefundPayment], GatewayAnswer]]
+        self, tx: AsyncSession, answered: Sequence[tuple[Job[RefundPayment], GatewayAnswer | Untraceable]],
     ) -> Sequence[Outcome]:
         """Book each refund, one at a time: they are rare, and two may be of one payment."""
         return [await _refunded(tx, job, answer) for job, answer in answered]
 
 
 async def _refunded(
-    tx: AsyncSession, job: Job[RefundPayment], answer: GatewayAnswer
+    tx: AsyncSession, job: Job[RefundPayment], answer: GatewayAnswer | Untraceable
 ) -> Outcome:
     refund = job.payload
+    if isinstance(answer, Untraceable):
+        return Dead(UNCERTAIN, "too old to be sent again: look for the refund at the gateway")
     if isinstance(answer, Unclear):
         return Retry(answer.error, answer.after)
     if isinstance(answer, Declined):

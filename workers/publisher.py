@@ -10,9 +10,6 @@ from celery import Celery
 from goodsyard.dispatch import Chunk
 from workers.app import MESSAGE_VERSION
 
-QUARANTINE = "quarantine"
-
-
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A chunk of one kind on its way to a queue."""
@@ -45,7 +42,7 @@ def publish(app: Celery, envelopes: Sequence[Envelope], sent_at: float) -> None:
                     "at": sent_at,
                     "jobs": [(str(job), fence) for job, fence in deliveries],
                 },
-                queue=QUARANTINE if envelope.chunk.quarantined else envelope.queue,
+                queue=envelope.queue,
                 producer=producer,
                 ignore_result=True,
                 argsrepr="()",

@@ -19,8 +19,9 @@ from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
 
 from goodsyard import dispatch, doorbell, limits
-from goodsyard.contracts import Contract
+from goodsyard.contracts import Contract, Policy
 from goodsyard.database import Sessions, open_engine, session_factory
+from goodsyard.dispatch import Chunk
 from goodsyard.failpoints import failpoint
 from goodsyard.settings import EngineSettings, load
 from tasks import contracts
@@ -42,6 +43,8 @@ AWAY_SECONDS = 0.5
 WINDOW_PER_WORKER = 3
 """Messages a queue may hold per process that consumes it: with chunks of some 100 ms, the next ones
 are there when a process is free, and an urgent job waits for no more than these."""
+
+QUARANTINE = "quarantine"
 
 Publish = Callable[[Sequence[Envelope], float], None]
 _log = structlog.get_logger(__name__)
@@ -121,10 +124,16 @@ class Relay:
         batch, sent_at, spent = await self._dispatch(kind, min(dispatch.BATCH, room * policy.chunk))
         if batch:
             chunks = dispatch.chunks(batch, most=policy.chunk, workers=workers)
-            await self._send([Envelope(kind, policy.queue, chunk) for chunk in chunks], sent_at)
+            await self._send(
+                [Envelope(kind, self._queue_of(policy, chunk), chunk) for chunk in chunks], sent_at
+            )
         if spent or len(batch) == dispatch.BATCH:
             self._woken.add(kind)
         return spent
+
+    def _queue_of(self, policy: Policy, chunk: Chunk) -> str:
+        # Without a worker there, quarantine would lose the job's last chances one by one.
+        return QUARANTINE if chunk.quarantined and self.workers.get(QUARANTINE) else policy.queue
 
     async def _dispatch(self, kind: str, most: int) -> tuple[list[dispatch.Dispatched], float, bool]:
         """Return what was dispatched, when, and whether a limit held more back."""

@@ -130,11 +130,9 @@ class Sweep:
                     await sweeper.extend_queued(tx, kinds, since=sent_at)
 
     async def _return_overdue(self, live: set[str]) -> None:
-        kinds = [c.kind for c in self._contracts if c.policy.queue in live]
-        if not kinds:
-            return
+        reachable = [c for c in self._contracts if c.policy.queue in live]
         async with self._sessions.begin() as tx:
-            returned = await sweeper.return_overdue(tx, kinds)
+            returned = await sweeper.return_overdue(tx, reachable)
         if returned:
             _log.warning("jobs.lost", jobs=len(returned), kinds=sorted({r.kind for r in returned}))
             self._informed.wake(r.kind for r in returned)

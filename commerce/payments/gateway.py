@@ -8,7 +8,7 @@ so is its telemetry.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 from uuid import UUID
 
 import aiohttp
@@ -117,7 +117,34 @@ class Gateway:
             currency: an ISO 4217 code.
             payment_method: the gateway's name for the card.
         """
-        return await _answer(self._charge(payment_id, amount, currency, payment_method))
+        answer = await _answer(self._charge(payment_id, amount, currency, payment_method))
+        if isinstance(answer, Unclear) and answer.stored:
+            # The gateway will repeat this error for as long as it remembers the key, whatever became
+            # of the charge. A new key could charge twice; looking can't.
+            return await self.find_charge(payment_id) or answer
+        return answer
+
+    async def find_charge(self, payment_id: UUID) -> GatewayAnswer | None:
+        """Look a charge up by our payment's id, without any key; ``None`` if there is no trace of it.
+
+        Stripe's search lags by about a minute ("Search", docs.stripe.com): absence proves nothing
+        about a charge just sent.
+        """
+        return await _answer(self._find(payment_id))
+
+    async def _find(self, payment_id: UUID) -> GatewayAnswer | None:
+        response = await self._client.raw_request_async(
+            "get",
+            "/v1/payment_intents/search",
+            query=f"metadata['payment_id']:'{payment_id}'",
+        )
+        found = _Found.model_validate(response.data).data
+        captured = [intent for intent in found if intent.status == "succeeded"]
+        if captured:
+            return Captured(captured[0].id)
+        if found and all(intent.status in _DECLINED_STATUSES for intent in found):
+            return Declined(_DECLINED_STATUSES[found[0].status], found[0].id)
+        return Unclear(f"the gateway says {found[0].status}") if found else None
 
     async def _charge(
         self, payment_id: UUID, amount: int, currency: str, payment_method: str
@@ -174,7 +201,16 @@ class _Reply(BaseModel):
     failure_reason: str | None = None
 
 
-async def _answer(call: Awaitable[GatewayAnswer]) -> GatewayAnswer:
+class _Found(BaseModel):
+    """A page of a search."""
+
+    data: list[_Reply]
+
+
+A = TypeVar("A", bound="GatewayAnswer | None")
+
+
+async def _answer(call: Awaitable[A]) -> A | Declined | Unclear:
     """Turn the stripe package's exceptions into answers.
 
     Only what the provider documents as a decline is one; everything that may have happened stays
@@ -191,7 +227,9 @@ async def _answer(call: Awaitable[GatewayAnswer]) -> GatewayAnswer:
             return Unclear(f"the same call is under way: {error}", after=1.0)
         return Declined(error.code or "invalid_request")
     except stripe.StripeError as error:
-        return Unclear(f"{type(error).__name__}: {error}", after=_retry_after(error))
+        return Unclear(
+            f"{type(error).__name__}: {error}", after=_retry_after(error), stored=_stored(error)
+        )
 
 
 def _decline_code(error: stripe.CardError) -> str:
@@ -204,7 +242,15 @@ def _intent_of(error: stripe.CardError) -> str | None:
     return intent.id if intent else None
 
 
-def _retry_after(error: stripe.StripeError) -> float | None:
+def _stored(error: stripe.StripeError) -> bool:
+    return _header(error, "Idempotent-Replayed") == "true"
+
+
+def _header(error: stripe.StripeError, name: str) -> str | None:
     headers = error.headers or {}
-    value = headers.get("retry-after") or headers.get("Retry-After")
+    return headers.get(name) or headers.get(name.lower())
+
+
+def _retry_after(error: stripe.StripeError) -> float | None:
+    value = _header(error, "Retry-After")
     return float(value) if value and value.isdigit() else None

@@ -43,9 +43,16 @@ class Unclear:
     error: str
     after: float | None = None
     """Seconds the provider asked us to wait."""
+    stored: bool = False
+    """The provider repeats an error that it keeps under our key: asking again can't clear it up."""
 
 
 GatewayAnswer: TypeAlias = Captured | Declined | Unclear
+
+
+KEY_SECONDS = 20 * 3_600.0
+"""How long a key is relied on: Stripe forgets keys after 24 hours, and a request sent shortly before
+may arrive after. From then on a charge is looked up, never sent."""
 
 
 def charge_key(payment_id: UUID) -> str:
