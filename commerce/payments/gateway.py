@@ -8,7 +8,8 @@ so is its telemetry.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import NoReturn, TypeVar
+from http import HTTPStatus
+from typing import NoReturn
 from uuid import UUID
 
 import aiohttp
@@ -28,6 +29,9 @@ from goodsyard.settings import Settings
 
 CALL_SECONDS = 15.0
 """The most one call may take, connecting included; under the engine's own limit."""
+
+LOOKUP_PAGES = 20
+"""Pages of 100 PaymentIntents read, newest first, where a gateway can't search."""
 
 # requires_action means a customer has to be there, and nobody is: charges are off-session.
 _DECLINED_STATUSES = {
@@ -130,21 +134,39 @@ class Gateway:
         Stripe's search lags by about a minute ("Search", docs.stripe.com): absence proves nothing
         about a charge just sent.
         """
-        return await _answer(self._find(payment_id))
-
-    async def _find(self, payment_id: UUID) -> GatewayAnswer | None:
-        response = await self._client.raw_request_async(
-            "get",
-            "/v1/payment_intents/search",
-            query=f"metadata['payment_id']:'{payment_id}'",
-        )
-        found = _Found.model_validate(response.data).data
+        try:
+            found = [i for i in await self._search(payment_id) if _is_of(i, payment_id)]
+        except stripe.StripeError as error:
+            # A look-up that fails says nothing about the charge, least of all that it was declined.
+            return Unclear(f"the look-up failed: {type(error).__name__}: {error}")
         captured = [intent for intent in found if intent.status == "succeeded"]
         if captured:
             return Captured(captured[0].id)
         if found and all(intent.status in _DECLINED_STATUSES for intent in found):
             return Declined(_DECLINED_STATUSES[found[0].status], found[0].id)
         return Unclear(f"the gateway says {found[0].status}") if found else None
+
+    async def _search(self, payment_id: UUID) -> list[_Reply]:
+        query = f"metadata['payment_id']:'{payment_id}'"
+        try:
+            return (await self._get("/v1/payment_intents/search", query=query)).data
+        except stripe.InvalidRequestError:
+            return await self._newest()  # not every gateway that speaks this protocol can search
+
+    async def _newest(self) -> list[_Reply]:
+        intents: list[_Reply] = []
+        for _ in range(LOOKUP_PAGES):
+            after = {"starting_after": intents[-1].id} if intents else {}
+            page = await self._get("/v1/payment_intents", limit=100, **after)
+            intents += page.data
+            if not page.has_more:
+                break
+        return intents
+
+    async def _get(self, path: str, **parameters: object) -> _Page:
+        return _Page.model_validate(
+            (await self._client.raw_request_async("get", path, **parameters)).data
+        )
 
     async def _charge(
         self, payment_id: UUID, amount: int, currency: str, payment_method: str
@@ -199,18 +221,21 @@ class _Reply(BaseModel):
     id: str
     status: str
     failure_reason: str | None = None
+    metadata: dict[str, str] = {}
 
 
-class _Found(BaseModel):
-    """A page of a search."""
+class _Page(BaseModel):
+    """A page of a list or a search."""
 
     data: list[_Reply]
+    has_more: bool = False
 
 
-A = TypeVar("A", bound="GatewayAnswer | None")
+def _is_of(intent: _Reply, payment_id: UUID) -> bool:
+    return intent.metadata.get("payment_id") == str(payment_id)
 
 
-async def _answer(call: Awaitable[A]) -> A | Declined | Unclear:
+async def _answer(call: Awaitable[GatewayAnswer]) -> GatewayAnswer:
     """Turn the stripe package's exceptions into answers.
 
     Only what the provider documents as a decline is one; everything that may have happened stays
@@ -223,8 +248,10 @@ async def _answer(call: Awaitable[A]) -> A | Declined | Unclear:
     except stripe.IdempotencyError as error:
         return Unclear(f"the gateway holds our key with another request: {error}")
     except stripe.InvalidRequestError as error:
-        if error.http_status == 409:  # noqa: PLR2004 - Conflict: our earlier call is still running
+        if error.http_status == HTTPStatus.CONFLICT:
             return Unclear(f"the same call is under way: {error}", after=1.0)
+        if error.http_status != HTTPStatus.BAD_REQUEST:
+            return Unclear(f"the gateway refuses the address or us: {error}")
         return Declined(error.code or "invalid_request")
     except stripe.StripeError as error:
         return Unclear(

@@ -68,6 +68,10 @@ class Book:
         end = len(self._intents) if after is None else self._position[after.id]
         return self._intents[max(0, end - limit) : end][::-1]
 
+    def intents_with(self, key: str, value: str) -> list[PaymentIntent]:
+        """Return the intents whose metadata says so, newest first."""
+        return [i for i in reversed(self._intents) if i.metadata.get(key) == value]
+
     def charges(self, first: int) -> list[dict[str, object]]:
         """Return the attempts to charge from the ``first``-th on, in the order they happened."""
         return [_charge_entry(call) for call in self._charges[first:]]

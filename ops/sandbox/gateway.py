@@ -1,12 +1,13 @@
 """The Stripe subset over HTTP: every call that moves money takes effect once for each key.
 
-``POST /v1/payment_intents``, ``GET`` of one and of the list, ``POST …/cancel``, ``POST`` and
+``POST /v1/payment_intents``, ``GET`` of one, of the list and of a search, ``POST …/cancel``, ``POST`` and
 ``GET`` of ``/v1/refunds``, and ``GET /v1/events/{id}`` where events are sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ops.sandbox.calls import Call
 from ops.sandbox.clock import now_ms
 from ops.sandbox.errors import (
     GatewayError,
+    invalid,
     missing_resource,
     rate_limited,
     server_error,
@@ -34,6 +36,8 @@ from ops.sandbox.payments import Payments, Request, new_id
 
 MAX_PAGE = 100  # https://docs.stripe.com/api/pagination
 DEFAULT_PAGE = 10
+
+_METADATA_QUERY = re.compile(r"metadata\[['\"](?P<key>[^'\"]+)['\"]\]:['\"](?P<value>[^'\"]*)['\"]")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Effect = Callable[[Request], Call]
@@ -57,6 +61,7 @@ class Gateway:
         return [
             web.post("/v1/payment_intents", _answering(self._create_intent)),
             web.get("/v1/payment_intents", _answering(self._list_intents), allow_head=False),
+            web.get("/v1/payment_intents/search", _answering(self._search), allow_head=False),
             web.get("/v1/payment_intents/{id}", _answering(self._get_intent), allow_head=False),
             web.post("/v1/payment_intents/{id}/cancel", _answering(self._cancel_intent)),
             web.post("/v1/refunds", _answering(self._create_refund)),
@@ -138,6 +143,25 @@ class Gateway:
             "url": "/v1/payment_intents",
             "has_more": len(found) > limit,
             "data": [intent.as_stripe() for intent in found[:limit]],
+        }
+        return _json(HTTPStatus.OK, page)
+
+    async def _search(self, request: web.Request) -> web.Response:
+        """Find intents by one entry of their metadata; the rest of Stripe's language is refused."""
+        _authenticate(request)
+        query = _METADATA_QUERY.fullmatch(request.query.get("query", ""))
+        if query is None:
+            raise invalid(
+                "The sandbox searches by metadata['KEY']:'VALUE' only.",
+                code="parameter_invalid",
+                param="query",
+            )
+        found = self._book.intents_with(query["key"], query["value"])
+        page = {
+            "object": "search_result",
+            "url": "/v1/payment_intents/search",
+            "has_more": False,
+            "data": [intent.as_stripe() for intent in found],
         }
         return _json(HTTPStatus.OK, page)
 
