@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from commerce.accounts.keys import create_api_key, find_api_key, revoke_api_key, split_api_key
 from commerce.accounts.scopes import ADMIN, UnknownScopeError
 from goodsyard.database import open_engine, session_factory
-from ops.errors import CommandError
+from ops.errors import CommandError, DatabaseSilentError, one_line
 
 _TENANT = "default"
 
@@ -89,13 +89,10 @@ async def transaction(database_url: str) -> AsyncIterator[AsyncSession]:
         async with session_factory(engine).begin() as tx:
             yield tx
     except OperationalError as error:
-        raise CommandError(
-            f"The database does not answer: {error.orig}. "
-            "Nothing was changed. Check GOODSYARD_DATABASE_URL, or ask `goodsyard doctor`."
-        ) from error
+        raise DatabaseSilentError(error.orig) from error
     except ProgrammingError as error:
         raise CommandError(
-            f"The database lacks what this version needs: {error.orig}. "
+            f"The database lacks what this version needs: {one_line(error.orig)} "
             "Nothing was changed. Run `goodsyard migrate` first."
         ) from error
     finally:

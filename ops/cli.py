@@ -134,17 +134,13 @@ def flower(
 @app.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
-    from sqlalchemy.exc import OperationalError
-
     from goodsyard.settings import EngineSettings, load
     from ops.migrate import migrate as run
+    from ops.servers import require_postgres
 
-    try:
-        run(str(load(EngineSettings).database_url))
-    except OperationalError as error:
-        raise CommandError(
-            f"The database does not answer: {error.orig}. Nothing changed."
-        ) from error
+    url = str(load(EngineSettings).database_url)
+    require_postgres(url)
+    run(url)
 
 
 @app.command()
@@ -210,13 +206,14 @@ def doctor(*, as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from ops import show
-    from ops.doctor import Verdict, examine
+    from ops.doctor import examine, report
+    from ops.servers import Verdict
 
     findings = examine()
     if as_json:
         show.as_json([asdict(finding) for finding in findings])
     else:
-        show.as_table(("what", "verdict", "seen", "remedy"), map(asdict, findings))
+        typer.echo(report(findings))
     if any(finding.verdict is Verdict.BAD for finding in findings):
         raise typer.Exit(1)
 

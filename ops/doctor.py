@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-import psycopg
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic import HttpUrl, ValidationError
-from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from commerce.notifications.mailer import MailSettings
 from commerce.payments.gateway import GatewaySettings
 from goodsyard.settings import PREFIX, EngineSettings, Settings
-from ops.errors import CommandError
+from ops.errors import one_line
 from ops.migrate import alembic_config
+from ops.servers import SECONDS_TO_ANSWER, Finding, Verdict, postgres, redis
 from tasks.contracts import QUEUES
 
-OLDEST_POSTGRES = 18
-OLDEST_REDIS = (7, 2)
-OLDEST_VALKEY = (8,)
-
-_SECONDS_TO_ANSWER = 3
 # A worker beats every second. The relay looks four times a second: a job that has been due this
 # long, on a queue that isn't paused, waits for a relay or for room, which workers would make.
 _SECONDS_OF_SILENCE = 15
@@ -39,93 +28,21 @@ _SECONDS_OVERDUE = 60
 S = TypeVar("S", bound=Settings)
 
 
-class Verdict(StrEnum):
-    """What a look showed; only ``BAD`` makes the doctor's exit status 1."""
-
-    GOOD = "good"
-    BAD = "bad"
-    UNSET = "not set here"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one look showed.
-
-    Attributes:
-        what: what was looked at.
-        verdict: whether it is as it should be.
-        seen: what there is.
-        remedy: what to do; empty where nothing is to be done.
-    """
-
-    what: str
-    verdict: Verdict
-    seen: str
-    remedy: str = ""
-
-
 def examine() -> list[Finding]:
     """Look at everything, each thing on its own: one that is broken hides no other."""
     return [finding for look in (_engine, _gateway, _mail) for finding in look()]
 
 
-def require_servers(database_url: str, redis_url: str) -> None:
-    """Make sure that both servers answer and are new enough.
-
-    Raises:
-        CommandError: one doesn't or isn't; says how to mend it.
-    """
-    for finding in (postgres(database_url), redis(redis_url)):
-        if finding.verdict is Verdict.BAD:
-            raise CommandError(f"{finding.what}: {finding.seen}. {finding.remedy}")
-
-
-def postgres(url: str) -> Finding:
-    """Look whether Postgres answers and is new enough."""
-    what = "Postgres"
-    try:
-        with psycopg.connect(
-            make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
-            connect_timeout=_SECONDS_TO_ANSWER,
-        ) as connection:
-            version = connection.info.server_version
-    except psycopg.OperationalError as error:
-        remedy = f"Start it, or set {PREFIX}DATABASE_URL to one that runs."
-        return Finding(what, Verdict.BAD, f"no answer: {_one_line(error)}", remedy)
-    major, minor = divmod(version, 10_000)
-    seen = f"{major}.{minor} at {_address(url)}"
-    if major < OLDEST_POSTGRES:
-        return Finding(what, Verdict.BAD, seen, f"Use PostgreSQL {OLDEST_POSTGRES} or newer.")
-    return Finding(what, Verdict.GOOD, seen)
-
-
-def redis(url: str) -> Finding:
-    """Look whether Redis or Valkey answers, is new enough and loses no message when full."""
-    what = "Redis"
-    try:
-        with Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=_SECONDS_TO_ANSWER,
-            socket_connect_timeout=_SECONDS_TO_ANSWER,
-            retry=Retry(NoBackoff(), 0),
-        ) as client:
-            info = client.info()
-    except (RedisError, OSError) as error:
-        remedy = f"Start it, or set {PREFIX}REDIS_URL to one that runs."
-        return Finding(what, Verdict.BAD, f"no answer: {_one_line(error)}", remedy)
-    kind, oldest = (
-        ("valkey", OLDEST_VALKEY) if "valkey_version" in info else ("redis", OLDEST_REDIS)
-    )
-    version = str(info[f"{kind}_version"])
-    seen = f"{kind} {version} at {_address(url)}"
-    if tuple(map(int, version.split(".")[:2])) < oldest:
-        return Finding(what, Verdict.BAD, seen, "Use Redis 7.2, Valkey 8, or newer.")
-    policy = info["maxmemory_policy"]
-    if policy != "noeviction":
-        remedy = "Set maxmemory-policy noeviction: when full, it would drop messages in silence."
-        return Finding(what, Verdict.BAD, f"{seen}, {policy}", remedy)
-    return Finding(what, Verdict.GOOD, seen)
+def report(findings: Sequence[Finding]) -> str:
+    """Return what was seen, a line each, and below it what to do."""
+    width = max(len(finding.what) for finding in findings)
+    lines = []
+    for finding in findings:
+        mark = {Verdict.GOOD: "ok ", Verdict.BAD: "BAD", Verdict.UNSET: "-  "}[finding.verdict]
+        lines.append(f"{mark}  {finding.what:{width}}  {finding.seen}")
+        if finding.remedy:
+            lines.append(f"     {'':{width}}  {finding.remedy}")
+    return "\n".join(lines)
 
 
 def _engine() -> Iterator[Finding]:
@@ -152,7 +69,7 @@ def _database(url: str) -> Iterator[Finding]:
                 yield _workers(connection)
                 yield _relay(connection)
     except SQLAlchemyError as error:
-        yield Finding("Database", Verdict.BAD, _one_line(error), "Ask its log for the cause.")
+        yield Finding("Database", Verdict.BAD, one_line(error), "Ask its log for the cause.")
     finally:
         engine.dispose()
 
@@ -218,7 +135,7 @@ def _mail() -> Iterator[Finding]:
 
 def _reached(what: str, host: str, port: int, setting: str) -> Finding:
     try:
-        socket.create_connection((host, port), _SECONDS_TO_ANSWER).close()
+        socket.create_connection((host, port), SECONDS_TO_ANSWER).close()
     except OSError as error:
         remedy = f"See that it runs, that the way to it is open, and {setting}."
         return Finding(what, Verdict.BAD, f"{host}:{port} can't be reached: {error}", remedy)
@@ -238,16 +155,10 @@ def _settings_findings(group: type[Settings], error: ValidationError) -> Iterato
         name = str(problem["loc"][0])
         setting = f"{PREFIX}{name.upper()}"
         example = (group.model_fields[name].examples or ["…"])[0]
-        if problem["type"] == "missing" and group is not EngineSettings:
-            yield Finding(setting, Verdict.UNSET, "a worker needs it", f"A good value: {example}")
+        remedy = f"A good value: {example}"
+        if problem["type"] != "missing":
+            yield Finding(setting, Verdict.BAD, problem["msg"], remedy)
+        elif group is EngineSettings:
+            yield Finding(setting, Verdict.BAD, "is missing", remedy)
         else:
-            yield Finding(setting, Verdict.BAD, problem["msg"], f"A good value: {example}")
-
-
-def _address(url: str) -> str:
-    parsed = make_url(url)
-    return f"{parsed.host}:{parsed.port}" if parsed.port else str(parsed.host)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+            yield Finding(setting, Verdict.UNSET, "is not set here; a worker needs it", remedy)

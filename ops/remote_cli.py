@@ -46,7 +46,7 @@ def list_jobs(  # noqa: PLR0913 - an option each
 @jobs.command("show")
 def show_job(job: JobId, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Show all there is about one job."""
-    _print_one(Api(api, api_key).get(f"/jobs/{job}"), as_json=as_json)
+    _print_one(_open(api, api_key).get(f"/jobs/{job}"), as_json=as_json)
 
 
 @jobs.command("retry")
@@ -78,7 +78,7 @@ def retry(  # noqa: PLR0913 - an option each
 @jobs.command("cancel")
 def cancel(job: JobId, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Cancel a job that has not begun."""
-    _print_one(Api(api, api_key).post(f"/jobs/{job}/cancel"), as_json=as_json)
+    _print_one(_open(api, api_key).post(f"/jobs/{job}/cancel"), as_json=as_json)
 
 
 @queues.command("list")
@@ -92,13 +92,13 @@ def list_queues(*, api: Url = None, api_key: Key = None, as_json: Json = False) 
 @queues.command("pause")
 def pause(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Hold a queue back: what runs goes on, what waits goes on waiting."""
-    _print_one(Api(api, api_key).post(f"/queues/{queue}/pause"), as_json=as_json)
+    _print_one(_open(api, api_key).post(f"/queues/{queue}/pause"), as_json=as_json)
 
 
 @queues.command("resume")
 def resume(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Let a queue go again."""
-    _print_one(Api(api, api_key).post(f"/queues/{queue}/resume"), as_json=as_json)
+    _print_one(_open(api, api_key).post(f"/queues/{queue}/resume"), as_json=as_json)
 
 
 @limits.command("list")
@@ -120,7 +120,7 @@ def set_limit(  # noqa: PLR0913 - an option each
 ) -> None:
     """Set a rate limit, named as the kind it holds back; live within a second."""
     body: Body = {"rate": rate} if burst is None else {"rate": rate, "burst": burst}
-    _print_one(Api(api, api_key).put(f"/limits/{limit}", body), as_json=as_json)
+    _print_one(_open(api, api_key).put(f"/limits/{limit}", body), as_json=as_json)
 
 
 def _open(url: str | None, key: str | None) -> Api:

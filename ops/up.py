@@ -18,6 +18,7 @@ from ops.admin import admin_key, database_time, nodes_since
 from ops.embedded import Server
 from ops.plan import Options, Plan, sole_use
 from ops.private_files import write_private
+from ops.servers import require_servers
 from ops.supervisor import Supervisor
 
 _SECONDS_FOR_A_SERVER = 60.0
@@ -42,7 +43,11 @@ def up(options: Options, *, as_json: bool) -> None:
         plan.ready_file.unlink(missing_ok=True)
         for server in plan.servers:
             server.prepare()
-        asyncio.run(_Run(plan, as_json=as_json).until_told())
+        asyncio.run(_run(plan, as_json=as_json))
+
+
+async def _run(plan: Plan, *, as_json: bool) -> None:
+    await _Run(plan, as_json=as_json).until_told()
 
 
 class _Run:
@@ -89,6 +94,7 @@ class _Run:
         plan, supervisor = self._plan, self._supervisor
         for server in plan.servers:
             await self._bring_up(server)
+        require_servers(plan.database_url, plan.redis_url)
         await supervisor.run(plan.migration)
         plan.admin_key = await admin_key(plan.database_url, plan.admin_key)
         self._say("The database has the newest schema")
