@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 from celery import Celery
 from celery.signals import (
@@ -14,40 +13,17 @@ from celery.signals import (
     worker_shutdown,
 )
 
-from goodsyard.claims import Delivery
 from tasks import contracts
-from workers import logging, runtime
+from workers import logging, messages, runtime
 
 app = Celery("goodsyard")
 app.config_from_object("celeryconfig")
-
-MESSAGE_VERSION = 1
-
-
-class MalformedMessageError(Exception):
-    """The message isn't one of our relay's. It carried no authority, so nothing is lost with it."""
-
-
-def parse_message(v: object, jobs: object) -> list[Delivery]:
-    """Return the deliveries of a message.
-
-    Raises:
-        MalformedMessageError: it is of another version, or not made of ids and fences.
-    """
-    if v != MESSAGE_VERSION or not isinstance(jobs, list):
-        message = f"a message of version {v!r} with {type(jobs).__name__} for jobs"
-        raise MalformedMessageError(message)
-    try:
-        return [(UUID(job), int(fence)) for job, fence in jobs]
-    except (TypeError, ValueError, AttributeError) as error:
-        message = f"a message with something else than ids and fences: {error}"
-        raise MalformedMessageError(message) from error
 
 
 def _register(kind: str) -> None:
     @app.task(name=kind)
     def run(v: object = None, jobs: object = None, **_: object) -> None:
-        runtime.run(kind, parse_message(v, jobs))
+        runtime.run(kind, messages.parse(v, jobs))
 
 
 for _contract in contracts.ALL:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from celery import Celery
 
 from goodsyard.dispatch import Chunk
-from workers.app import MESSAGE_VERSION
+from workers import messages
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -37,11 +38,7 @@ def publish(app: Celery, envelopes: Sequence[Envelope], sent_at: float) -> None:
             deliveries = envelope.chunk.deliveries
             app.send_task(
                 envelope.kind,
-                kwargs={
-                    "v": MESSAGE_VERSION,
-                    "at": sent_at,
-                    "jobs": [(str(job), fence) for job, fence in deliveries],
-                },
+                kwargs=messages.compose(deliveries, sent_at),
                 queue=envelope.queue,
                 producer=producer,
                 ignore_result=True,
