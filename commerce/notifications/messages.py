@@ -38,8 +38,9 @@ def format_money(amount: int, currency: str) -> str:
     digits = _DIGITS.get(currency, 2)
     if digits == 0:
         return f"{amount} {currency}"
-    whole, part = divmod(amount, 10**digits)
-    return f"{whole}.{part:0{digits}} {currency}"
+    # Of the absolute value: divmod rounds down, and would write -12.34 as -13.66.
+    whole, part = divmod(abs(amount), 10**digits)
+    return f"{'-' if amount < 0 else ''}{whole}.{part:0{digits}} {currency}"
 
 
 _environment = SandboxedEnvironment(
