@@ -1,0 +1,63 @@
+"""How dispatched jobs are shared out to messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from goodsyard.dispatch import BATCH, QUARANTINE_AFTER, Dispatched, chunks
+from goodsyard.job import new_id
+
+
+def dispatched(count: int, lost: int = 0) -> list[Dispatched]:
+    return [Dispatched(new_id(), fence=1, lost=lost) for _ in range(count)]
+
+
+def sizes(count: int, *, most: int, workers: int) -> list[int]:
+    return [len(c.deliveries) for c in chunks(dispatched(count), most=most, workers=workers)]
+
+
+def test_nothing_makes_no_message() -> None:
+    assert chunks([], most=200, workers=4) == []
+
+
+def test_a_lone_job_goes_alone_and_at_once() -> None:
+    assert sizes(1, most=200, workers=4) == [1]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_a_small_backlog_is_shared_among_all_workers(workers: int) -> None:
+    shared = sizes(100, most=200, workers=workers)
+    assert len(shared) == pytest.approx(2 * workers, abs=1)
+    assert sum(shared) == 100
+
+
+def test_a_full_batch_goes_in_chunks_as_large_as_the_kind_allows() -> None:
+    assert sizes(BATCH, most=200, workers=8) == [200, 200, 100]
+
+
+def test_no_chunk_is_larger_than_the_kind_allows() -> None:
+    assert max(sizes(BATCH - 1, most=50, workers=1)) == 50
+
+
+def test_a_queue_without_a_known_worker_gets_its_jobs_all_the_same() -> None:
+    assert sum(sizes(10, most=200, workers=0)) == 10
+
+
+def test_every_job_is_in_exactly_one_message() -> None:
+    batch = dispatched(301) + dispatched(7, lost=1) + dispatched(3, lost=5)
+    shared = [one for chunk in chunks(batch, most=40, workers=3) for one in chunk.deliveries]
+    assert sorted(shared) == sorted(job.delivery for job in batch)
+
+
+def test_a_job_that_was_lost_before_goes_alone() -> None:
+    suspect = dispatched(1, lost=1)
+    shared = chunks(dispatched(50) + suspect, most=200, workers=1)
+    assert [c for c in shared if suspect[0].delivery in c.deliveries] == [
+        type(shared[0])((suspect[0].delivery,), quarantined=False)
+    ]
+
+
+def test_a_job_that_keeps_being_lost_goes_to_quarantine() -> None:
+    for lost in range(QUARANTINE_AFTER + 3):
+        (chunk,) = chunks(dispatched(1, lost=lost), most=200, workers=1)
+        assert chunk.quarantined is (lost >= QUARANTINE_AFTER)
