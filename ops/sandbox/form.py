@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import TypeAlias
 from urllib.parse import parse_qsl
@@ -9,6 +10,8 @@ from urllib.parse import parse_qsl
 from ops.sandbox.errors import GatewayError, invalid
 
 Form: TypeAlias = Mapping[str, "str | dict[str, str]"]
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 MAX_METADATA_KEYS = 50  # https://docs.stripe.com/api/metadata
 
@@ -71,7 +74,7 @@ def flag(form: Form, name: str) -> bool:
 
 def integer(value: str, name: str, *, least: int, most: int) -> int:
     """Return a decimal integer between ``least`` and ``most``."""
-    if not value.isascii() or not value.removeprefix("-").isdigit():
+    if not _INTEGER.fullmatch(value):
         raise invalid(f"Invalid integer: {value}", code="parameter_invalid_integer", param=name)
     number = int(value)
     if number < least:

@@ -1,0 +1,188 @@
+"""Calls the API until it answers: what it refuses for a while is tried again with the same key."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+
+from ops.errors import CommandError
+
+PATIENCE = 120.0  # seconds without one good answer before giving up: a restart takes a tenth of it
+FIRST_PAUSE = 0.2  # seconds, doubled at each try
+LONGEST_PAUSE = 10.0
+TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
+
+EMAIL_TAKEN = "/problems/email-taken"
+IN_FLIGHT = "/problems/request-in-flight"
+
+_FOR_A_WHILE = frozenset(
+    {
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+
+Document: TypeAlias = dict[str, Any]  # JSON of the API, whose form is the API's to say
+
+
+class ImportStoppedError(CommandError):
+    """The import can't go on; the message says why, what was kept and what to do."""
+
+
+class RefusedError(Exception):
+    """The API refuses one thing for good; the message is its reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the API said to one call."""
+
+    status: int
+    headers: Mapping[str, str]
+    document: Document
+
+    @property
+    def is_for_a_while(self) -> bool:
+        """Tell whether the same call may be answered otherwise in a moment."""
+        return self.status in _FOR_A_WHILE or self.document.get("type") == IN_FLIGHT
+
+
+class Client:
+    """The calls an import makes; an async context manager."""
+
+    def __init__(self, url: str, key: str, patience: float = PATIENCE) -> None:
+        """Call the API at ``url``; ``patience`` is in seconds."""
+        self._base = url.rstrip("/") + "/v1"
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self._patience = patience
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(headers=self._headers, timeout=TIMEOUT)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    async def submit(self, orders: Sequence[Mapping[str, object]]) -> list[Document]:
+        """Hand orders in and return what became of each, in their order.
+
+        Raises:
+            ImportStoppedError: the API is gone for good or doesn't take the key.
+        """
+        answer = await self._call("POST", "/orders/bulk", {"orders": orders})
+        return list(_expected(answer, HTTPStatus.OK).document["results"])
+
+    async def user(self, email: str) -> str:
+        """Return the id of the user with this address, creating one where there is none.
+
+        Raises:
+            RefusedError: the API doesn't take the address.
+            ImportStoppedError: as ``submit``.
+        """
+        body = {"email": email, "username": email}
+        # Hashed, because an address may be longer than a key, and in any script.
+        key = f"import-user-{hashlib.sha256(email.encode()).hexdigest()}"
+        answer = await self._call("POST", "/users", body, key=key)
+        if answer.document.get("type") == EMAIL_TAKEN:
+            return answer.headers["Location"].rpartition("/")[2]
+        if answer.status in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
+            raise RefusedError(reason_of(answer.document))
+        return str(_expected(answer, HTTPStatus.CREATED).document["id"])
+
+    async def ensure_stock(self, sku: str, on_hand: int) -> None:
+        """Give a SKU that is unknown ``on_hand`` pieces; leave a known one as it is.
+
+        What is no SKU is left to be refused with the order that names it.
+
+        Raises:
+            ImportStoppedError: as ``submit``.
+        """
+        path = f"/stock/{quote(sku, safe='')}"
+        answer = await self._call("GET", path)
+        if answer.status == HTTPStatus.NOT_FOUND:
+            answer = await self._call("PUT", path, {"on_hand": on_hand})
+        if answer.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY}:
+            _expected(answer, HTTPStatus.OK, HTTPStatus.CREATED)
+
+    async def _call(
+        self, method: str, path: str, body: object = None, key: str | None = None
+    ) -> Answer:
+        """Return the API's answer to this call, made as often as it takes."""
+        data = None if body is None else orjson.dumps(body)
+        headers = {} if key is None else {"Idempotency-Key": key}
+        deadline = time.monotonic() + self._patience
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                answer = await self._try(method, path, data, headers)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                trouble, wait = str(error) or "it took too long to answer", 0.0
+            else:
+                if not answer.is_for_a_while:
+                    return answer
+                trouble, wait = reason_of(answer.document), _retry_after(answer.headers)
+            wait = max(wait, random.uniform(0, pause))  # noqa: S311 - spreads calls, no secret
+            if time.monotonic() + wait > deadline:
+                raise ImportStoppedError(f"The API at {self._base} does not do its work: {trouble}")
+            await asyncio.sleep(wait)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _try(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
+        if self._http is None:
+            raise RuntimeError("the client is not open")
+        async with self._http.request(
+            method, self._base + path, data=data, headers=headers
+        ) as response:
+            return Answer(response.status, response.headers, _document(await response.read()))
+
+
+def reason_of(problem: Document) -> str:
+    """Return what a problem document (RFC 9457) says, in one line."""
+    places = [
+        f"{error.get('pointer', '')} {error['detail']}" for error in problem.get("errors", [])
+    ]
+    return "; ".join(places) or str(problem.get("detail") or problem.get("title") or problem)
+
+
+def _expected(answer: Answer, *statuses: HTTPStatus) -> Answer:
+    if answer.status not in statuses:
+        raise ImportStoppedError(f"The API answered {answer.status}: {reason_of(answer.document)}")
+    return answer
+
+
+def _document(body: bytes) -> Document:
+    """Return the JSON object in a body; a proxy's page is shown as it is."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {"detail": body[:200].decode(errors="replace")}
+    return document if isinstance(document, dict) else {"detail": repr(document)[:200]}
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    seconds = headers.get("Retry-After", "")
+    return float(seconds) if seconds.isdecimal() else 0.0
