@@ -25,11 +25,11 @@ _BUYERS = text("""
 """)
 
 _BY_EMAIL = text("""
-    SELECT id FROM commerce.users WHERE tenant = :tenant AND lower(email) = lower(:email)
+    SELECT id FROM commerce.users WHERE tenant = :tenant AND lower(email) = lower(:value)
 """)
 
 _BY_USERNAME = text("""
-    SELECT id FROM commerce.users WHERE tenant = :tenant AND username = :username
+    SELECT id FROM commerce.users WHERE tenant = :tenant AND username = :value
 """)
 
 _LOCK = text("""
@@ -68,7 +68,7 @@ async def add_user(tx: AsyncSession, user: User) -> None:
 
     Raises:
         TakenError: the e-mail address (whatever its case) or the username is taken. The transaction
-            is over; ``holder`` finds out in a new one who has it.
+            is over; ``holder_of`` finds out in a new one who has it.
     """
     try:
         await SqlRepository(tx, User, user.tenant, User.id).add(user)
@@ -82,13 +82,11 @@ async def add_user(tx: AsyncSession, user: User) -> None:
                 raise
 
 
-async def holder(tx: AsyncSession, tenant: int, *, email: str, username: str) -> UUID | None:
-    """Return who has the e-mail address, or else the username."""
-    by_email: UUID | None = await tx.scalar(_BY_EMAIL, {"tenant": tenant, "email": email})
-    if by_email is not None:
-        return by_email
-    by_name: UUID | None = await tx.scalar(_BY_USERNAME, {"tenant": tenant, "username": username})
-    return by_name
+async def holder_of(tx: AsyncSession, tenant: int, field: str, value: str) -> UUID | None:
+    """Return the user who has this ``email`` (whatever its case) or ``username``."""
+    statement = {"email": _BY_EMAIL, "username": _BY_USERNAME}[field]
+    user: UUID | None = await tx.scalar(statement, {"tenant": tenant, "value": value})
+    return user
 
 
 async def find_user(tx: AsyncSession, tenant: int, user_id: UUID) -> User | None:

@@ -1,0 +1,211 @@
+"""Reads request bodies so that no size, nesting, number or character in them can do harm.
+
+What passes is JSON in UTF-8, within the route's limit, finite in its numbers, and storable in
+Postgres (which has no place for NUL in text, nor for half a surrogate pair).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Coroutine, Iterator
+from email.message import Message
+from typing import Annotated, Any, ClassVar, NoReturn
+
+import orjson
+from fastapi.routing import APIRoute
+from pydantic import BeforeValidator, JsonValue
+from pydantic_core import PydanticCustomError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producers import problems
+from producers.problems import ProblemError, pointer
+
+KIB = 1024
+READ_SECONDS = 10.0
+"""What a client may take to send a body; the rest of the house waits for no slow sender."""
+
+MAX_DEPTH = 20
+"""Nesting of free-form JSON: no metadata needs more, and orjson writes 254 levels at most."""
+
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _shallow(value: JsonValue) -> JsonValue:
+    """Return free-form JSON as it is.
+
+    Raises:
+        PydanticCustomError: it is nested deeper than ``MAX_DEPTH``.
+    """
+    level: list[JsonValue] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return value
+    raise PydanticCustomError("too_deep", "Nested deeper than {most} levels", {"most": MAX_DEPTH})
+
+
+def _children(node: JsonValue) -> list[JsonValue]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []
+
+
+FreeForm = Annotated[dict[str, JsonValue], BeforeValidator(_shallow)]
+"""A JSON object of the caller's own making, nested ``MAX_DEPTH`` levels at the most."""
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]  # Starlette's own shape
+
+
+class JsonRequest(Request):
+    """A request whose body has been read and parsed."""
+
+    def __init__(self, request: Request, raw: bytes, document: JsonValue) -> None:
+        """Carry on with ``request``."""
+        super().__init__(request.scope, request.receive)
+        self._raw = raw
+        self._document = document
+
+    async def body(self) -> bytes:
+        """Return the bytes."""
+        return self._raw
+
+    async def json(self) -> JsonValue:
+        """Return what the bytes say."""
+        return self._document
+
+
+class JsonRoute(APIRoute):
+    """A route that reads its body, if it declares one, by the rules of this module."""
+
+    max_bytes: ClassVar[int] = 64 * KIB
+
+    def get_route_handler(self) -> Handler:
+        """Read the body before anything else looks at it."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+        required = self.body_field.field_info.is_required()
+
+        async def read_then_handle(request: Request) -> Response:
+            _refuse_encodings(request)
+            raw = await _read(request, self.max_bytes)
+            if raw or required:
+                _refuse_other_types(request)
+                return await handle(JsonRequest(request, raw, parse(raw)))
+            return await handle(JsonRequest(request, raw, None))
+
+        return read_then_handle
+
+
+class BulkRoute(JsonRoute):
+    """A route that takes many things in one body."""
+
+    max_bytes: ClassVar[int] = 4 * KIB * KIB
+
+
+def parse(raw: bytes) -> JsonValue:
+    """Return the document in ``raw``.
+
+    Raises:
+        ProblemError: it isn't JSON (400), or has text that can't be stored (422).
+    """
+    try:
+        document: JsonValue = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if _HALF_PAIR.search(raw):
+            _refuse_half_pairs(raw)
+        raise ProblemError(problems.MALFORMED_JSON, f"The body is not JSON: {error}.") from error
+    if b"\\u0000" in raw:  # the one way to write it; an escaped backslash before it is harmless
+        _refuse_unstorable(document)
+    return document
+
+
+def _refuse_encodings(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ProblemError(
+            problems.UNSUPPORTED_MEDIA_TYPE,
+            f"Content-Encoding {encoding!r} is not read here: send the body as it is.",
+        )
+
+
+def _refuse_other_types(request: Request) -> None:
+    message = Message()
+    message["content-type"] = request.headers.get("content-type", "none/none")
+    kind = message.get_content_type()
+    is_json = kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
+    charset = message.get_content_charset("utf-8")
+    if not is_json or charset not in {"utf-8", "us-ascii"}:
+        raise ProblemError(
+            problems.UNSUPPORTED_MEDIA_TYPE,
+            "Send the body as JSON in UTF-8, with Content-Type: application/json.",
+            headers={"Accept": "application/json"},
+        )
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:  # noqa: PLR2004
+        _refuse_size(max_bytes)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            async for part in request.stream():
+                parts.append(part)
+                size += len(part)
+                if size > max_bytes:
+                    _refuse_size(max_bytes)
+    except TimeoutError as error:
+        raise ProblemError(problems.BODY_TOO_SLOW, headers={"Connection": "close"}) from error
+    return b"".join(parts)
+
+
+def _refuse_size(max_bytes: int) -> NoReturn:
+    raise ProblemError(
+        problems.BODY_TOO_LARGE,
+        f"The body is larger than {max_bytes // KIB} KiB, the most that this call reads.",
+        headers={"Connection": "close"},
+    )
+
+
+def _refuse_half_pairs(raw: bytes) -> None:
+    """Say where, if half a surrogate pair is all that is wrong with ``raw``."""
+    try:
+        # The standard parser accepts what orjson refuses here; its value is looked at, never used.
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return
+    _refuse_unstorable(document)
+
+
+def _refuse_unstorable(document: JsonValue) -> None:
+    places = list(_unstorable(document))
+    if places:
+        detail = "Text with NUL or half a surrogate pair can't be stored."
+        errors = [{"pointer": pointer(place), "detail": detail} for place in places]
+        raise problems.validation(errors)
+
+
+def _unstorable(document: JsonValue) -> Iterator[tuple[str | int, ...]]:
+    found: list[tuple[tuple[str | int, ...], JsonValue]] = [((), document)]
+    while found:  # no recursion: what was parsed may be nested deeper than Python's stack
+        place, node = found.pop()
+        if isinstance(node, str):
+            if _is_unstorable(node):
+                yield place
+        elif isinstance(node, dict):
+            if any(map(_is_unstorable, node)):
+                yield place  # a name with such a character can't be shown in a pointer
+            found += [((*place, key), child) for key, child in node.items()]
+        elif isinstance(node, list):
+            found += [((*place, number), child) for number, child in enumerate(node)]
+
+
+def _is_unstorable(text: str) -> bool:
+    return "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)

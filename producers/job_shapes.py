@@ -1,0 +1,177 @@
+"""Jobs as they are sent in and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from goodsyard.interventions import MOST_AT_ONCE
+from goodsyard.job import JobState
+from goodsyard.jobs import Attempt, JobView
+from goodsyard.submit import DEFAULT_PRIORITY
+from producers.bodies import FreeForm
+from producers.order_shapes import Document, JobRef, job_href
+from producers.pagination import PageQuery
+from tasks import contracts
+
+Kind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,100}$")]
+
+QUEUE_OF = {contract.kind: contract.policy.queue for contract in contracts.ALL}
+"""The queue of each kind."""
+
+PUBLIC = {contract.kind: contract for contract in contracts.ALL if contract.public}
+"""The contracts that other services may submit themselves."""
+
+
+def kinds_of(queue: str) -> list[str]:
+    """Return the kinds that go to ``queue``."""
+    return [kind for kind, its_queue in QUEUE_OF.items() if its_queue == queue]
+
+
+class JobIn(BaseModel):
+    """A job to be carried out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    payload: FreeForm = Field(description="What the kind's contract asks for.")
+    run_at: AwareDatetime | None = Field(default=None, description="When; at once, if not given.")
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = Field(
+        default=DEFAULT_PRIORITY, description="0 is first, 9 last."
+    )
+    unique_key: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")] | None = Field(
+        default=None, description="While a job of this kind and key is live, it is the answer."
+    )
+
+
+class AttemptOut(BaseModel):
+    """A run of a job that did not succeed."""
+
+    attempt: int
+    started_at: datetime | None
+    finished_at: datetime
+    error: str
+
+
+class JobOut(BaseModel):
+    """A job and how far it is."""
+
+    id: UUID
+    href: str
+    kind: str
+    queue: str | None
+    state: JobState
+    reason: str | None = Field(
+        description="Of a dead one: `attempts`, `lost`, `uncertain` or `refused`."
+    )
+    error: str | None = Field(description="What went wrong last.")
+    priority: int
+    run_at: datetime
+    attempts: int = Field(description="Failures that a handler or a provider reported.")
+    lost: int = Field(description="Deliveries that nobody answered for.")
+    max_attempts: int
+    subject: UUID | None = Field(description="The order or payment it works on.")
+    parent: UUID | None = Field(description="The job that staged it.")
+    unique_key: str | None
+    trace_context: str | None
+    payload: dict[str, JsonValue]
+    result: dict[str, JsonValue] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobReportOut(JobOut):
+    """A job with its runs that did not succeed, oldest first."""
+
+    failures: list[AttemptOut]
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first."""
+
+    data: list[JobOut]
+    next_cursor: str | None
+
+
+class AcceptedJob(BaseModel):
+    """A job that was accepted."""
+
+    job: JobRef
+
+
+class RetryIn(BaseModel):
+    """Which dead jobs are to run again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind | None = None
+    queue: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,50}$")] | None = None
+    reason: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,50}$")] | None = None
+    dry_run: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="Only tell which they are."
+    )
+
+
+class RetryOut(BaseModel):
+    """Which dead jobs run again, or would."""
+
+    count: int
+    ids: list[UUID]
+    dry_run: bool
+    more: bool = Field(description=f"There are more than {MOST_AT_ONCE}: ask again.")
+
+
+class JobQuery(PageQuery):
+    """Which jobs are asked for."""
+
+    state: JobState | None = None
+    kind: Kind | None = None
+    queue: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,50}$")] | None = None
+
+
+def selected(kind: str | None, queue: str | None) -> list[str] | None:
+    """Return the kinds that a filter by kind and queue lets through; ``None`` for all."""
+    if kind is None and queue is None:
+        return None
+    return [
+        one
+        for one in ([kind] if kind is not None else kinds_of(str(queue)))
+        if queue is None or QUEUE_OF.get(one) == queue
+    ]
+
+
+def job(view: JobView) -> Document:
+    """Return a job as it is now."""
+    return {
+        "id": view.id,
+        "href": job_href(view.id),
+        "kind": view.kind,
+        "queue": QUEUE_OF.get(view.kind),
+        "state": view.state,
+        "reason": view.reason,
+        "error": view.error,
+        "priority": view.priority,
+        "run_at": view.run_at,
+        "attempts": view.attempts,
+        "lost": view.lost,
+        "max_attempts": view.max_attempts,
+        "subject": view.subject,
+        "parent": view.parent_id,
+        "unique_key": view.unique_key,
+        "trace_context": view.trace_context,
+        "payload": view.payload,
+        "result": view.result,
+        "created_at": view.created_at,
+        "started_at": view.started_at,
+        "finished_at": view.finished_at,
+    }
+
+
+def report(view: JobView, failures: Iterable[Attempt]) -> Document:
+    """Return a job with its runs that did not succeed."""
+    return job(view) | {"failures": list(failures)}

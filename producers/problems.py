@@ -1,0 +1,253 @@
+"""Every refusal is ``application/problem+json`` (RFC 9457) and says what to do about it.
+
+A problem's ``type`` is an address on this API, ``/problems/NAME``, which explains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from pydantic import BaseModel, Field, JsonValue
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """A kind of refusal."""
+
+    name: str
+    status: int
+    title: str
+    help: str
+    """What the caller can do, for the page behind ``type``."""
+
+    @property
+    def uri(self) -> str:
+        """What identifies it in an answer."""
+        return f"/problems/{self.name}"
+
+
+_types: dict[str, ProblemType] = {}
+
+
+def _define(name: str, status: int, title: str, help_: str) -> ProblemType:
+    _types[name] = ProblemType(name, status, title, help_)
+    return _types[name]
+
+
+MALFORMED_JSON = _define(
+    "malformed-json", 400, "The body is not JSON", "Send one JSON document in UTF-8 (RFC 8259)."
+)
+KEY_REQUIRED = _define(
+    "idempotency-key-required",
+    400,
+    "An Idempotency-Key is required",
+    "Send the header Idempotency-Key with a value of your own making, at most 255 printable ASCII "
+    "characters, the same one whenever you repeat this request: it is then carried out once.",
+)
+UNAUTHENTICATED = _define(
+    "unauthenticated",
+    401,
+    "No valid API key",
+    "Send the header Authorization: Bearer gy_live_… with a key that is neither revoked nor "
+    "expired.",
+)
+MISSING_SCOPE = _define(
+    "missing-scope",
+    403,
+    "The API key may not do this",
+    "Use a key with the scope that the detail names; an administrator can make one.",
+)
+NOT_FOUND = _define(
+    "not-found", 404, "There is no such thing", "Check the address; ids are per tenant."
+)
+METHOD_NOT_ALLOWED = _define(
+    "method-not-allowed", 405, "Not this method here", "The header Allow lists those that work."
+)
+BODY_TOO_SLOW = _define(
+    "body-too-slow", 408, "The body took too long", "Send the whole body within ten seconds."
+)
+IN_FLIGHT = _define(
+    "request-in-flight",
+    409,
+    "The same request is being carried out",
+    "A request with this Idempotency-Key has not ended yet. Repeat it after Retry-After seconds.",
+)
+EMAIL_TAKEN = _define(
+    "email-taken",
+    409,
+    "The e-mail address is taken",
+    "Location is the user who has it; case doesn't count.",
+)
+USERNAME_TAKEN = _define(
+    "username-taken", 409, "The username is taken", "Location is the user who has it."
+)
+OPEN_ORDERS = _define(
+    "open-orders",
+    409,
+    "The user has orders under way",
+    "Wait until they have ended, or cancel them, and delete the user then.",
+)
+BELOW_RESERVED = _define(
+    "below-reserved",
+    409,
+    "More is reserved than was counted",
+    "The answer has the figures. Cancel orders first, or count again.",
+)
+JOB_STATE = _define(
+    "job-state", 409, "The job's state forbids it", "The detail says which state would allow it."
+)
+ORDER_STATE = _define(
+    "order-state", 409, "The order's state forbids it", "The detail says what is possible."
+)
+BODY_TOO_LARGE = _define(
+    "body-too-large",
+    413,
+    "The body is too large",
+    "Bodies are limited to 64 KiB, those of POST /v1/orders/bulk to 4 MiB and 1,000 orders.",
+)
+UNSUPPORTED_MEDIA_TYPE = _define(
+    "unsupported-media-type",
+    415,
+    "Not a media type that is read here",
+    "Send Content-Type: application/json and no Content-Encoding.",
+)
+VALIDATION = _define(
+    "validation",
+    422,
+    "The request is well-formed and wrong",
+    "Each entry of errors names a place (pointer: RFC 6901, into the body; parameter: in the query "
+    "or the headers) and what is wrong there. Nothing was accepted, and no key was used up.",
+)
+KEY_REUSED = _define(
+    "idempotency-key-reused",
+    422,
+    "The Idempotency-Key belongs to another request",
+    "A different method, path or body was sent under this key before. Use a new key for a new "
+    "request; to repeat the old one, send exactly the same values.",
+)
+RATE_LIMITED = _define(
+    "rate-limited",
+    429,
+    "Too many requests",
+    "Wait for the seconds in Retry-After. RateLimit-Remaining tells what is left in advance; "
+    "requests that were refused do not count.",
+)
+INTERNAL = _define(
+    "internal-error",
+    500,
+    "This is our fault",
+    "Nothing was accepted, unless the failure hit its confirmation: repeat the request under the "
+    "same Idempotency-Key. Tell us the request_id if it persists.",
+)
+UNAVAILABLE = _define(
+    "unavailable",
+    503,
+    "The database is away",
+    "Nothing was accepted, unless the outage hit its confirmation: repeat the request under the "
+    "same Idempotency-Key after Retry-After seconds.",
+)
+
+TYPES: Mapping[str, ProblemType] = _types
+"""All of them, by name."""
+
+
+class ErrorPlace(BaseModel):
+    """One thing that is wrong with a request."""
+
+    pointer: str | None = Field(
+        default=None,
+        description="Where in the body: a JSON pointer (RFC 6901) as a URI fragment.",
+        examples=["#/lines/0/quantity"],
+    )
+    parameter: str | None = Field(
+        default=None, description="Which parameter of the query, or header.", examples=["limit"]
+    )
+    detail: str = Field(description="What is wrong there.")
+
+
+class Problem(BaseModel):
+    """An error, as in RFC 9457; some types add members of their own."""
+
+    type: str = Field(description="What kind of error; an address that explains it.")
+    title: str
+    status: int
+    detail: str = Field(description="What happened this time, what was kept and what to do.")
+    instance: str = Field(description="The path of the request.")
+    errors: list[ErrorPlace] | None = Field(default=None, description="Of a validation error.")
+
+
+class ProblemError(Exception):
+    """A refusal on its way to the caller.
+
+    Args:
+        kind: its type.
+        detail: what happened this time; the type's advice where that says it all.
+        errors: the places that are wrong, in a validation error.
+        headers: headers of the answer.
+        members: further members of the answer.
+    """
+
+    def __init__(
+        self,
+        kind: ProblemType,
+        detail: str | None = None,
+        *,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        """See the class."""
+        super().__init__(detail or kind.help)
+        self.kind = kind
+        self.detail = detail or kind.help
+        self.errors = errors
+        self.headers = headers or {}
+        self.members = members or {}
+
+    def document(self, instance: str) -> dict[str, Any]:  # JSON, with what the type adds
+        """Return the answer's body, for a request to the path ``instance``."""
+        document: dict[str, Any] = {
+            "type": self.kind.uri,
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+            "instance": instance,
+        }
+        if self.errors:
+            document["errors"] = self.errors
+        return document | dict(self.members)
+
+    def response(self, instance: str) -> Response:
+        """Return the whole answer."""
+        return Response(
+            orjson.dumps(self.document(instance)),
+            self.kind.status,
+            dict(self.headers),
+            media_type=MEDIA_TYPE,
+        )
+
+
+def pointer(location: Iterable[str | int]) -> str:
+    """Return a place in the body as a JSON pointer in a URI fragment (RFC 6901, section 6)."""
+    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "".join(["#", *(f"/{quote(part, safe='~')}" for part in parts)])
+
+
+def validation(errors: Sequence[Mapping[str, str]]) -> ProblemError:
+    """Return the refusal of a request that is wrong in the places that ``errors`` names."""
+    first = errors[0]
+    where = first.get("pointer") or first["parameter"]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return ProblemError(VALIDATION, f"{where}: {first['detail']}{more}.", errors=errors)
+
+
+def not_found(what: str) -> ProblemError:
+    """Return the refusal for a thing that isn't there, or is another tenant's."""
+    return ProblemError(NOT_FOUND, f"There is no {what}.")

@@ -1,0 +1,1 @@
+"""One module a resource; each handler reads like the sentence that describes its call."""

@@ -1,0 +1,238 @@
+"""``/v1/jobs``: what is being done, what went wrong, and another try."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import JsonValue, ValidationError
+from starlette.responses import Response, StreamingResponse
+
+from commerce.accounts.scopes import submit_scope
+from goodsyard import interventions, request_keys
+from goodsyard.contracts import Contract
+from goodsyard.interventions import MOST_AT_ONCE, NotNowError, Revived
+from goodsyard.job import TERMINAL, JobState
+from goodsyard.jobs import JobView, list_jobs, read_job, states_of
+from goodsyard.submit import Staged, stage_unique
+from producers import job_shapes, problems
+from producers.answers import JsonAnswer, no_content
+from producers.authentication import Principal, needs
+from producers.bodies import JsonRoute
+from producers.failures import invalid_body
+from producers.idempotency import AcceptedKey, RequiredKey, claim, replayed
+from producers.job_shapes import (
+    PUBLIC,
+    AcceptedJob,
+    JobIn,
+    JobOut,
+    JobPage,
+    JobQuery,
+    JobReportOut,
+    RetryIn,
+    RetryOut,
+)
+from producers.order_shapes import Document, job_href, job_ref
+from producers.pagination import page
+from producers.problems import ProblemError, not_found
+from producers.services import Services, Use
+from producers.tracing import trace_context
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
+
+Anybody = Annotated[Principal, needs()]
+Reader = Annotated[Principal, needs("jobs:read")]
+Admin = Annotated[Principal, needs("jobs:admin")]
+Wait = Annotated[float, Query(ge=0, le=30, description="Seconds to wait for the job's end.")]
+
+STREAM_SECONDS = 300.0
+"""How long a stream of events lasts; a browser's EventSource then asks for the next by itself."""
+
+
+@router.post("", status_code=202, response_model=AcceptedJob)
+async def submit(
+    request: Request, body: JobIn, key: RequiredKey, principal: Anybody, use: Use
+) -> Response:
+    """Hand in a job of a public kind, with the scope `jobs:submit:KIND`."""
+    contract = PUBLIC.get(body.kind)
+    if contract is None:
+        raise not_found(f"public kind {body.kind}; there are {', '.join(sorted(PUBLIC))}")
+    principal.require(submit_scope(body.kind))
+    staged = Staged(
+        principal.tenant,
+        _payload(contract, body),
+        run_at=body.run_at,
+        priority=body.priority,
+        unique_key=body.unique_key,
+        trace_context=trace_context(request),
+    )
+    async with use.sessions.begin() as tx:
+        holder = await claim(tx, principal.tenant, key, {"job": str(staged.id)})
+        if holder.won:
+            job_id = await stage_unique(tx, staged)
+            if job_id != staged.id:
+                await request_keys.amend(tx, principal.tenant, key.key, {"job": str(job_id)})
+        else:
+            job_id = UUID(str(holder.resource["job"]))
+        state = (await states_of(tx, principal.tenant, [job_id])).get(job_id, JobState.SUCCEEDED)
+    use.doorbell.ring(due=[body.kind])
+    return JsonAnswer(
+        {"job": job_ref(job_id, state)}, 202, {"Location": job_href(job_id), **replayed(holder)}
+    )
+
+
+def _payload(contract: type[Contract], body: JobIn) -> Contract:
+    try:
+        return contract.model_validate(body.payload)
+    except ValidationError as error:
+        raise invalid_body(error, within=("payload",)) from error
+
+
+@router.get("", response_model=JobPage)
+async def list_page(query: Annotated[JobQuery, Query()], principal: Reader, use: Use) -> Response:
+    """List jobs, newest first, live and finished ones."""
+    async with use.sessions.begin() as tx:
+        found = await list_jobs(
+            tx,
+            principal.tenant,
+            state=query.state,
+            kinds=job_shapes.selected(query.kind, query.queue),
+            before=query.before,
+            limit=query.limit + 1,
+        )
+    jobs, next_cursor = query.cut(found)
+    return JsonAnswer(page([job_shapes.job(job) for job in jobs], next_cursor))
+
+
+@router.post("/retry", status_code=202, response_model=RetryOut)
+async def retry_many(body: RetryIn, key: AcceptedKey, principal: Admin, use: Use) -> Response:
+    """Let dead jobs run again, up to 1,000 at once; with `dry_run`, only tell which."""
+    kinds = job_shapes.selected(body.kind, body.queue)
+    revived: list[Revived] = []
+    async with use.sessions.begin() as tx:
+        holder = await claim(tx, principal.tenant, key, {})
+        if not holder.won:
+            return JsonAnswer(dict(holder.resource), 202, replayed(holder))
+        found = await interventions.find_dead(
+            tx, principal.tenant, kinds=kinds, reason=body.reason, most=MOST_AT_ONCE + 1
+        )
+        ids = found[:MOST_AT_ONCE]
+        if not body.dry_run:
+            revived = await interventions.retry_jobs(tx, principal.actor, ids)
+            ids = [job.id for job in revived]
+        answer: dict[str, JsonValue] = {
+            "count": len(ids),
+            "ids": [str(job) for job in ids],
+            "dry_run": body.dry_run,
+            "more": len(found) > MOST_AT_ONCE,
+        }
+        if key is not None:
+            await request_keys.amend(tx, principal.tenant, key.key, answer)
+    use.doorbell.ring(due={job.kind for job in revived})
+    return JsonAnswer(answer, 202)
+
+
+@router.get("/{job_id}", response_model=JobReportOut)
+async def read(
+    request: Request, job_id: UUID, principal: Reader, use: Use, wait: Wait = 0
+) -> Response:
+    """Read a job; with `wait`, once it has ended, or time is up."""
+    with use.news.watch(job_id) as watch:
+        document = await use.news.last_look(
+            request, watch, lambda: _look(use, principal.tenant, job_id), wait
+        )
+    if document is None:
+        raise not_found(f"job {job_id}")
+    return JsonAnswer(document)
+
+
+async def _look(use: Services, tenant: int, job_id: UUID) -> tuple[Document | None, bool]:
+    found = await use.results.read(tenant, job_id)
+    if found is None:
+        return None, True
+    return job_shapes.report(found.job, found.failures), found.job.state in TERMINAL
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "`event: state` with the job, at once and whenever its state changed.",
+        },
+        204: {"description": "Its end was told before (by `Last-Event-ID`): ask no more."},
+    },
+)
+async def follow(
+    request: Request,
+    job_id: UUID,
+    principal: Reader,
+    use: Use,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=64)] = None,
+) -> Response:
+    """Follow a job as server-sent events, up to its end."""
+    document, over = await _look(use, principal.tenant, job_id)
+    if document is None:
+        raise not_found(f"job {job_id}")
+    if over and last_event_id == document["state"]:
+        return no_content()  # to an EventSource it means: don't reconnect
+    events = _events(request, use, principal.tenant, job_id)
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+async def _events(
+    request: Request, use: Services, tenant: int, job_id: UUID
+) -> AsyncIterator[bytes]:
+    told: object = None
+    with use.news.watch(job_id) as watch:
+        async for document in use.news.looks(
+            request, watch, lambda: _look(use, tenant, job_id), STREAM_SECONDS
+        ):
+            if document is None:
+                return
+            if document["state"] == told:
+                yield b": still there\n\n"  # keeps proxies from closing an idle connection
+                continue
+            told = document["state"]
+            data = orjson.dumps(document, option=orjson.OPT_UTC_Z)
+            yield b"id: %b\nevent: state\ndata: %b\n\n" % (str(told).encode(), data)
+
+
+@router.post("/{job_id}/cancel", response_model=JobOut)
+async def cancel(job_id: UUID, principal: Admin, use: Use) -> Response:
+    """Call a waiting job of a public kind off; one that is cancelled already is left so."""
+    try:
+        async with use.sessions.begin() as tx:
+            job = await interventions.cancel_job(tx, principal.actor, job_id, kinds=PUBLIC)
+    except NotNowError as error:
+        raise ProblemError(problems.JOB_STATE, str(error)) from error
+    return JsonAnswer(_told(use, job_id, job))
+
+
+@router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
+async def retry(job_id: UUID, key: AcceptedKey, principal: Admin, use: Use) -> Response:
+    """Let a dead job run again from the start, under the same id."""
+    try:
+        async with use.sessions.begin() as tx:
+            holder = await claim(tx, principal.tenant, key, {"job": str(job_id)})
+            if holder.won:
+                job = await interventions.retry_job(tx, principal.actor, job_id)
+            else:
+                job = await read_job(tx, principal.tenant, job_id)
+    except NotNowError as error:
+        raise ProblemError(problems.JOB_STATE, str(error)) from error
+    return JsonAnswer(_told(use, job_id, job), 202, replayed(holder))
+
+
+def _told(use: Services, job_id: UUID, job: JobView | None) -> Document:
+    """Ring for a job that was changed by hand, and return it."""
+    if job is None:
+        raise not_found(f"job {job_id}")
+    due = [job.kind] if job.state is JobState.WAITING else []
+    changed = [one for one in (job.id, job.subject) if one is not None]
+    use.doorbell.ring(due=due, changed=changed)
+    return job_shapes.job(job)

@@ -1,0 +1,83 @@
+"""``/v1/limits``: how often jobs of a kind may start, changed while they run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from starlette.responses import Response
+
+from goodsyard.contracts import Rate
+from goodsyard.interventions import record
+from goodsyard.limits import set_limit
+from producers.answers import JsonAnswer
+from producers.authentication import Principal, needs
+from producers.bodies import JsonRoute
+from producers.job_shapes import QUEUE_OF, Kind
+from producers.limit_shapes import LimitOut, limits_by_name
+from producers.problems import not_found
+from producers.services import Use
+
+router = APIRouter(prefix="/v1/limits", tags=["limits"], route_class=JsonRoute)
+
+reader = needs("limits:read")
+# Limits hold for all tenants together.
+Admin = Annotated[Principal, needs("admin")]
+
+
+class LimitIn(BaseModel):
+    """A limit to set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate: (
+        Annotated[
+            str,
+            StringConstraints(pattern=r"^[1-9][0-9]{0,6}(\.[0-9]{1,3})?/(second|minute|hour|day)$"),
+        ]
+        | None
+    ) = Field(description="`null` lifts the limit.", examples=["100/minute"])
+    burst: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="Jobs that may start at once; a tenth of a second's, if not given.",
+    )
+
+
+class LimitsOut(BaseModel):
+    """All limits in force."""
+
+    data: list[LimitOut]
+    next_cursor: None = None
+
+
+@router.get("", response_model=LimitsOut, dependencies=[reader])
+async def list_all(use: Use) -> Response:
+    """List the limits in force; a kind that isn't there is not limited."""
+    async with use.sessions.begin() as tx:
+        limits = await limits_by_name(tx)
+    return JsonAnswer({"data": list(limits.values()), "next_cursor": None})
+
+
+@router.get("/{name}", response_model=LimitOut, dependencies=[reader])
+async def read(name: Kind, use: Use) -> Response:
+    """Read the limit of a kind."""
+    if name not in QUEUE_OF:
+        raise not_found(f"kind {name}")
+    async with use.sessions.begin() as tx:
+        limits = await limits_by_name(tx)
+    return JsonAnswer(limits.get(name, {"name": name, "rate": None, "burst": None}))
+
+
+@router.put("/{name}", response_model=LimitOut)
+async def change(name: Kind, body: LimitIn, principal: Admin, use: Use) -> Response:
+    """Set or lift the limit of a kind; relays follow within a second or two."""
+    if name not in QUEUE_OF:
+        raise not_found(f"kind {name}")
+    rate = None if body.rate is None else Rate(body.rate, body.burst)
+    async with use.sessions.begin() as tx:
+        await set_limit(tx, name, rate)
+        detail: dict[str, JsonValue] = {"rate": body.rate, "burst": body.burst}
+        await record(tx, principal.actor, "limit.set", [name], detail)
+        limits = await limits_by_name(tx)
+    return JsonAnswer(limits.get(name, {"name": name, "rate": None, "burst": None}))

@@ -1,0 +1,156 @@
+"""``/v1/users``: who buys."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, EmailStr, Field, StringConstraints
+from starlette.responses import Response
+
+from commerce.accounts.models import User
+from commerce.accounts.profiles import Profile, profile_of
+from commerce.accounts.users import (
+    OpenOrdersError,
+    TakenError,
+    add_user,
+    erase_user,
+    find_user,
+    holder_of,
+)
+from goodsyard.job import new_id
+from producers import problems
+from producers.answers import JsonAnswer, no_content
+from producers.authentication import Principal, needs
+from producers.bodies import JsonRoute
+from producers.idempotency import AcceptedKey, claim, replayed
+from producers.order_reads import OrderQuery, page_of_orders
+from producers.order_shapes import Document, OrderPage
+from producers.pagination import PageQuery
+from producers.problems import ProblemError, not_found
+from producers.services import Services, Use
+
+router = APIRouter(prefix="/v1/users", tags=["users"], route_class=JsonRoute)
+
+Writer = Annotated[Principal, needs("users:write")]
+Reader = Annotated[Principal, needs("users:read")]
+OrdersReader = Annotated[Principal, needs("orders:read")]
+Admin = Annotated[Principal, needs("admin")]
+
+_TAKEN = {"email": problems.EMAIL_TAKEN, "username": problems.USERNAME_TAKEN}
+
+
+class UserIn(BaseModel):
+    """Somebody new."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    email: Annotated[EmailStr, Field(max_length=254)]
+    username: Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f\x7f]{1,64}$")]
+    full_name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")] | None = None
+    password: Annotated[str, StringConstraints(min_length=8, max_length=256)] | None = Field(
+        default=None, description="For people who sign in; kept as an Argon2id hash."
+    )
+
+
+class UserOut(BaseModel):
+    """A user."""
+
+    id: UUID
+    href: str
+    email: str
+    username: str
+    full_name: str | None
+    created_at: datetime
+
+
+def user_href(user_id: UUID) -> str:
+    """Return the path of a user."""
+    return f"/v1/users/{user_id}"
+
+
+def _document(profile: Profile) -> Document:
+    return {
+        "id": profile.id,
+        "href": user_href(profile.id),
+        "email": profile.email,
+        "username": profile.username,
+        "full_name": profile.full_name,
+        "created_at": profile.created_at,
+    }
+
+
+@router.post("", status_code=201, response_model=UserOut)
+async def add(body: UserIn, key: AcceptedKey, principal: Writer, use: Use) -> Response:
+    """Add a user. E-mail address (whatever its case) and username are unique in the tenant."""
+    password = body.password
+    user = User(
+        id=new_id(),
+        tenant=principal.tenant,
+        email=body.email,
+        username=body.username,
+        full_name=body.full_name,
+        password_hash=None if password is None else await use.passwords.hash(password),
+    )
+    try:
+        async with use.sessions.begin() as tx:
+            holder = await claim(tx, principal.tenant, key, {"user": str(user.id)})
+            if holder.won:
+                await add_user(tx, user)
+                found: User | None = user
+            else:
+                found = await find_user(tx, principal.tenant, UUID(str(holder.resource["user"])))
+    except TakenError as error:
+        raise await _taken(use, principal.tenant, body, error) from error
+    if found is None:
+        raise not_found("user any more: it was created by this request and then deleted")
+    document = _document(profile_of(found))
+    return JsonAnswer(document, 201, {"Location": document["href"], **replayed(holder)})
+
+
+async def _taken(use: Services, tenant: int, body: UserIn, error: TakenError) -> ProblemError:
+    async with use.sessions.begin() as tx:
+        other = await holder_of(tx, tenant, error.field, getattr(body, error.field))
+    headers = {} if other is None else {"Location": user_href(other)}
+    return ProblemError(
+        _TAKEN[error.field],
+        f"Another user has this {error.field}; nothing was added.",
+        headers=headers,
+    )
+
+
+@router.get("/{user_id}", response_model=UserOut)
+async def read(user_id: UUID, principal: Reader, use: Use) -> Response:
+    """Read a user."""
+    profile = await use.profiles.read(principal.tenant, user_id)
+    if profile is None:
+        raise not_found(f"user {user_id}")
+    return JsonAnswer(_document(profile))
+
+
+@router.delete("/{user_id}", status_code=204)
+async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
+    """Erase everything personal about a user; the orders and the ledger keep a bare number."""
+    try:
+        async with use.sessions.begin() as tx:
+            erased = await erase_user(tx, principal.tenant, user_id)
+    except OpenOrdersError as error:
+        raise ProblemError(problems.OPEN_ORDERS) from error
+    if not erased:
+        raise not_found(f"user {user_id}")
+    await use.profiles.bury(principal.tenant, user_id)
+    return no_content()
+
+
+@router.get("/{user_id}/orders", response_model=OrderPage)
+async def list_orders_of(
+    user_id: UUID, query: Annotated[PageQuery, Query()], principal: OrdersReader, use: Use
+) -> Response:
+    """List a user's orders with their lines, newest first."""
+    if await use.profiles.read(principal.tenant, user_id) is None:
+        raise not_found(f"user {user_id}")
+    of_user = OrderQuery(user_id=user_id, cursor=query.cursor, limit=query.limit)
+    async with use.sessions.begin() as tx:
+        return JsonAnswer(await page_of_orders(tx, principal.tenant, of_user))

@@ -1,0 +1,88 @@
+"""What every request may use, opened once a process and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated
+
+import redis.asyncio
+from fastapi import Depends, Request
+
+from commerce.accounts.passwords import Passwords
+from commerce.accounts.profiles import Profiles
+from goodsyard import doorbell
+from goodsyard.breaker import Breaker
+from goodsyard.database import Sessions, open_engine, session_factory
+from goodsyard.doorbell import Doorbell
+from goodsyard.results import Results
+from producers.authentication import KeyRing
+from producers.metrics import Metrics
+from producers.rate_limit import RateLimit
+from producers.settings import ApiSettings
+from producers.waiting import News
+
+POOL_SIZE = 10
+"""Connections a process has: more transactions at once than that make two cores no faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every request may use."""
+
+    sessions: Sessions
+    redis: redis.asyncio.Redis
+    doorbell: Doorbell
+    news: News
+    results: Results
+    profiles: Profiles
+    passwords: Passwords
+    keys: KeyRing
+    rate: RateLimit
+    failures_rate: RateLimit
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
+    """Open everything; none of it needs Postgres or Redis to be there yet."""
+    engine = open_engine(
+        str(settings.database_url), pool_size=POOL_SIZE, application_name="goodsyard-api"
+    )
+    client = doorbell.connect(str(settings.redis_url))
+    sessions = session_factory(engine)
+    limits, results, profiles = Breaker("rate limit"), Breaker("results"), Breaker("users")
+    services = Services(
+        sessions=sessions,
+        redis=client,
+        doorbell=Doorbell(client),
+        news=News(client),
+        results=Results(sessions, client, results),
+        profiles=Profiles(sessions, client, profiles),
+        passwords=Passwords(),
+        keys=KeyRing(sessions),
+        rate=RateLimit(client, settings.api_rate, limits),
+        failures_rate=RateLimit(client, settings.api_failures_rate, limits),
+        metrics=Metrics([limits, results, profiles]),
+    )
+    listening = asyncio.create_task(services.news.run())
+    try:
+        yield services
+    finally:
+        listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await listening
+        await services.doorbell.close()
+        await client.aclose()
+        await engine.dispose()
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Use = Annotated[Services, Depends(_services)]
+"""A parameter of calls: what they work with."""

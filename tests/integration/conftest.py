@@ -1,0 +1,96 @@
+"""The API, in process, on a test's own database and Redis, and somebody to call it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from commerce.accounts.keys import create_api_key
+from goodsyard.database import Sessions
+from producers.app import create_app
+from producers.services import Services
+from producers.settings import ApiSettings
+
+_numbers = count(1)
+
+
+@dataclass
+class Api:
+    """A caller with the scope ``admin``, and what tests want to know of the process behind it."""
+
+    http: httpx.AsyncClient
+    app: FastAPI
+    sessions: Sessions
+
+    @property
+    def services(self) -> Services:
+        """What the process works with."""
+        services: Services = self.app.state.services
+        return services
+
+    async def key(self, *scopes: str, tenant: str = "shop", unlimited: bool = True) -> str:
+        """Return a new API key."""
+        async with self.sessions.begin() as tx:
+            return await create_api_key(tx, tenant, "tests", scopes, unlimited=unlimited)
+
+    async def caller(
+        self, *scopes: str, tenant: str = "shop", unlimited: bool = True
+    ) -> dict[str, str]:
+        """Return the headers of another caller."""
+        key = await self.key(*scopes, tenant=tenant, unlimited=unlimited)
+        return {"Authorization": f"Bearer {key}"}
+
+    async def user(self, **fields: Any) -> str:
+        """Add a user and return its id."""
+        number = next(_numbers)
+        body = {"email": f"user{number}@example.com", "username": f"user{number}", **fields}
+        answer = await self.http.post("/v1/users", json=body)
+        assert answer.status_code == 201, answer.text
+        user: str = answer.json()["id"]
+        return user
+
+    async def submit(self, order: dict[str, Any], key: str | None = None) -> httpx.Response:
+        """Hand an order in."""
+        key = key or f"key-{next(_numbers)}"
+        return await self.http.post("/v1/orders", json=order, headers={"Idempotency-Key": key})
+
+
+def order_for(user: str, **fields: Any) -> dict[str, Any]:
+    """Return an order of two pieces at 12.50 EUR."""
+    return {
+        "user_id": user,
+        "currency": "EUR",
+        "lines": [{"sku": "CD", "quantity": 2, "unit_amount": 1_250}],
+        "payment_method": "pm_card_visa",
+        **fields,
+    }
+
+
+@pytest.fixture
+def api_settings(database_url: str, redis_url: str) -> ApiSettings:
+    """What the API reads from its environment."""
+    return ApiSettings.model_validate({"database_url": database_url, "redis_url": redis_url})
+
+
+@pytest.fixture
+async def api(api_settings: ApiSettings, sessions: Sessions) -> AsyncIterator[Api]:
+    """The API, started, and a caller who may do everything in the tenant ``shop``."""
+    app = create_app(api_settings)
+    async with sessions.begin() as tx:
+        key = await create_api_key(tx, "shop", "admin of tests", ["admin"], unlimited=True)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://api.test",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=40,
+        ) as http,
+    ):
+        yield Api(http, app, sessions)
