@@ -25,8 +25,8 @@ task_queues = [Queue(name, Exchange(name), routing_key=name) for name in QUEUES]
 task_default_queue = "orders"
 task_create_missing_queues = False
 
-# Acknowledged at receipt: a late ack can crash a worker after a broker reset, and a redelivered copy
-# shares its delivery tag with the first. The deadline in Postgres is the redelivery.
+# Acknowledged at receipt: a late ack can crash a worker after a broker reset, and a redelivered
+# copy shares its delivery tag with the first. The deadline in Postgres is the redelivery.
 task_acks_late = False
 task_reject_on_worker_lost = False  # would send a poison job round for ever, uncounted
 task_publish_retry = False  # the relay has its own backoff, and a hang would stall it

@@ -1,4 +1,4 @@
-"""A job's contract: its stable name, its payload and the policy it runs under, with no behaviour."""
+"""A job's contract: its stable name, its payload and the policy it runs under; no behaviour."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential backoff with full jitter, in seconds: ``random(0, min(cap, base * 2**failures))``.
+    """Exponential backoff with full jitter, in seconds: ``random(0, min(cap, base * 2**n))``.
 
     Full jitter spreads the retries of jobs that failed together; see Brooker, "Exponential Backoff
     And Jitter", AWS Architecture Blog, 2015.

@@ -37,7 +37,7 @@ CALL_SECONDS = 20.0
 hanging call is ours, not a killed process."""
 
 PATIENCE_SECONDS = 20.0
-"""How long a chunk is tried again while Postgres is away or unwilling: a restart costs no attempt."""
+"""How long a chunk is tried again while Postgres is away: a restart costs no attempt."""
 
 CONFLICT_TRIES = 3
 """How often a transaction that lost a conflict is run before it counts as failed."""
@@ -108,16 +108,14 @@ class Executor:
     ) -> None:
         try:
             await self._patiently(lambda: self._apply(handler, deliveries))
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its job's failure
+        except Exception as error:
             if is_outage(error):
                 raise
             await self._alone_or_failed(
                 deliveries, error, lambda one: self._run_database(handler, one), handler.contract
             )
 
-    async def _apply(
-        self, handler: DatabaseHandler[Any], deliveries: Sequence[Delivery]
-    ) -> None:
+    async def _apply(self, handler: DatabaseHandler[Any], deliveries: Sequence[Delivery]) -> None:
         async with self._sessions.begin() as tx:
             claimed = await claims.lock_dispatched(tx, handler.contract.kind, deliveries)
             if not claimed:
@@ -157,9 +155,7 @@ class Executor:
         self, handler: ExternalHandler[Any, Any], claimed: Sequence[Claimed]
     ) -> None:
         rows = {row.id: row for row in claimed}
-        calls = {
-            asyncio.create_task(self._call(handler, row), name=str(row.id)) for row in claimed
-        }
+        calls = {asyncio.create_task(self._call(handler, row), name=str(row.id)) for row in claimed}
         while calls:
             finished, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
             if calls:
@@ -205,7 +201,7 @@ class Executor:
     ) -> None:
         try:
             await self._patiently(lambda: self._apply_answers(handler, answers))
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its job's failure
+        except Exception as error:
             if is_outage(error):
                 raise
             by_id = {row.id: (row, answer) for row, answer in answers}

@@ -1,4 +1,4 @@
-"""Keeps a worker process's row fresh, so that its claims are safe while it lives and soon due after."""
+"""Keeps a worker process's row fresh: its claims are safe while it lives, and soon due after."""
 
 from __future__ import annotations
 

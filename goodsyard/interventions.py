@@ -57,9 +57,9 @@ _CANCEL = text("""
     RETURNING id
 """)
 
-# The fence stays: a message of the job's former life must never match. So does the first start: what
-# may have reached a provider once can't be un-started, and its key ages from then. A twin that is live (or dead
-# and younger) holds the unique key, so its older brothers stay dead.
+# The fence stays: a message of the job's former life must never match. So does the first start:
+# what may have reached a provider once can't be un-started, and its key ages from then. A twin that
+# is live (or dead and younger) holds the unique key, so its older brothers stay dead.
 _REVIVE = text("""
     UPDATE goodsyard.job j
        SET state = 'waiting', attempts = 0, lost = 0, run_at = now(), deadline = NULL,

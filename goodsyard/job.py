@@ -54,6 +54,9 @@ class Job(Generic[C_co]):
 
 
 def new_id() -> UUID:
-    """Return a UUID version 7 (RFC 9562): its leading timestamp keeps index pages hot and picks
-    the day's partition; nothing else is read from it, so a wrong clock harms nothing."""
+    """Return a UUID version 7 (RFC 9562).
+
+    Its leading timestamp keeps index pages hot and picks the day's partition; nothing else is read
+    from it, so a wrong clock harms nothing.
+    """
     return uuid_utils.compat.uuid7()

@@ -16,8 +16,8 @@ _GRANT = text("""
     UPDATE goodsyard.rate
        SET tokens = full_to.tokens - least(:wanted, floor(full_to.tokens)),
            ts = greatest(ts, statement_timestamp())
-      FROM (SELECT least(burst, tokens + per_second
-                     * greatest(0, extract(epoch FROM statement_timestamp() - ts)::float8)) AS tokens
+      FROM (SELECT least(burst, tokens + per_second * greatest(
+                           0, extract(epoch FROM statement_timestamp() - ts)::float8)) AS tokens
               FROM goodsyard.rate WHERE name = :name FOR UPDATE) AS full_to
      WHERE name = :name
     RETURNING least(:wanted, floor(full_to.tokens))::int
@@ -56,7 +56,7 @@ class Limit:
 
 
 async def declare(tx: AsyncSession, contracts: Iterable[type[Contract]]) -> None:
-    """Insert the limits that policies start with; one that exists was perhaps changed, and stays."""
+    """Insert the limits that policies start with; one that exists was perhaps changed: it stays."""
     for contract in contracts:
         limit = contract.policy.limit
         if limit is not None:

@@ -11,7 +11,6 @@ from pydantic import JsonValue
 
 from goodsyard.contracts import Contract
 
-
 UNCERTAIN = "uncertain"
 """Reason of a dead job whose call may have happened, and that nothing can tell or make harmless."""
 

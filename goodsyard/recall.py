@@ -46,5 +46,5 @@ async def cancel_unstarted(tx: AsyncSession, subject: UUID, kind: str) -> list[U
 
 
 async def undecided(tx: AsyncSession, subject: UUID, kind: str) -> Sequence[dict[str, JsonValue]]:
-    """Return the payloads of jobs of ``kind`` on ``subject`` that have, or may have, an effect yet."""
+    """Return the payloads of jobs of ``kind`` on ``subject`` that may still have an effect."""
     return list(await tx.scalars(_UNDECIDED, {"subject": subject, "kind": kind}))

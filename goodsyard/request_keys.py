@@ -27,7 +27,7 @@ class KeyInFlightError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyClaim:
-    """A request's wish to be the one: its key, what it asks for (hashed) and what it would create."""
+    """A request's wish to be the one: its key, what it asks for (hashed), what it would create."""
 
     key: str
     hash: bytes
@@ -107,19 +107,22 @@ async def claim(tx: AsyncSession, tenant: int, claims: Sequence[KeyClaim]) -> di
         if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
             raise KeyInFlightError from error
         raise
-    holders = {c.key: KeyHolder(True, True, c.resource) for c in claims if c.key in won}
+    holders = {
+        c.key: KeyHolder(won=True, same_request=True, resource=c.resource)
+        for c in claims
+        if c.key in won
+    }
     lost = {c.key: c.hash for c in claims if c.key not in won}
     if lost:
         # A fresh snapshot: the winner may have committed while our insert waited for it.
         rows = await tx.execute(_HOLDERS, {"tenant": tenant, "keys": list(lost)})
         for key, held_hash, resource in rows:
-            holders[key] = KeyHolder(False, bytes(held_hash) == lost[key], resource)
+            same = bytes(held_hash) == lost[key]
+            holders[key] = KeyHolder(won=False, same_request=same, resource=resource)
     return holders
 
 
-async def amend(
-    tx: AsyncSession, tenant: int, key: str, resource: Mapping[str, JsonValue]
-) -> None:
+async def amend(tx: AsyncSession, tenant: int, key: str, resource: Mapping[str, JsonValue]) -> None:
     """Say, in the transaction that won the key, that something else answers the request."""
     parameters = {"tenant": tenant, "key": key, "resource": orjson.dumps(resource).decode()}
     await tx.execute(_AMEND, parameters)

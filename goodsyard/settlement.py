@@ -31,14 +31,15 @@ _FINISH = f"""
     SELECT {_JOB_COLUMNS}, 'succeeded', r.result, coalesce(started_at, now()), clock_timestamp()
       FROM gone
       JOIN unnest(CAST(:ids AS uuid[]), CAST(:results AS jsonb[])) AS r(id, result) USING (id)
-"""
+"""  # noqa: S608 - what is put in is the constant above
 _FINISH_ONLY = text(f"WITH {_FINISH}")
 _FINISH_AND_STAGE = text(f"WITH staged AS ({INSERT_STAGED}), {_FINISH}")
 
 _PUT_BACK = text("""
     WITH failed AS MATERIALIZED (
-        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:errors AS text[]), CAST(:waits AS float8[]),
-                             CAST(:untils AS timestamptz[]), CAST(:reasons AS text[]))
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:errors AS text[]),
+                             CAST(:waits AS float8[]), CAST(:untils AS timestamptz[]),
+                             CAST(:reasons AS text[]))
             AS f(id, error, wait, until, reason)),
     moved AS (
         UPDATE goodsyard.job j
@@ -89,7 +90,7 @@ class Settled:
 async def settle(
     tx: AsyncSession, ended: Sequence[Ended], *, backoff: Backoff, worker: UUID
 ) -> Settled:
-    """Write the outcomes of locked jobs down: at most one statement for those done, one for others."""
+    """Write the outcomes of locked jobs down: one statement for those done, one for the others."""
     done = [(job, job.outcome) for job in ended if isinstance(job.outcome, Done)]
     others = [job for job in ended if not isinstance(job.outcome, Done)]
     states = {job.id: JobState.SUCCEEDED for job, _ in done}

@@ -1,4 +1,4 @@
-"""Puts jobs in: rows in the caller's transaction, so a job exists exactly if its business rows do."""
+"""Puts jobs in: rows in the caller's transaction: a job exists exactly if its business rows do."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Staged:
 
 # One insert for any number of jobs; also the part of the settlement that stages what comes next.
 INSERT_STAGED = """
-    INSERT INTO goodsyard.job (id, tenant, kind, version, run_at, priority, unique_key, max_attempts,
-                               subject, parent_id, trace_context, payload)
+    INSERT INTO goodsyard.job (id, tenant, kind, version, run_at, priority, unique_key,
+                               max_attempts, subject, parent_id, trace_context, payload)
     SELECT s.id, s.tenant, s.kind, s.version, coalesce(s.run_at, now()), s.priority, s.unique_key,
            s.max_attempts, s.subject, s.parent_id, s.trace_context, s.payload
       FROM unnest(CAST(:staged_ids AS uuid[]), CAST(:tenants AS int[]), CAST(:kinds AS text[]),

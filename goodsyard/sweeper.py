@@ -1,4 +1,4 @@
-"""Brings jobs back that nobody answers for: lost messages, dead workers, a Redis that forgot all."""
+"""Brings jobs back that nobody answers for: lost messages, dead workers, a Redis that forgot."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ _RESET = text("""
 """)
 
 _LIVE_QUEUES = text("""
-    SELECT queue, count(*)::int
+    SELECT queue, count(*)::int AS processes
       FROM goodsyard.worker, unnest(queues) AS q(queue)
      WHERE beat_at > now() - make_interval(secs => :alive)
      GROUP BY queue
@@ -105,12 +105,10 @@ class Returned:
 async def live_queues(tx: AsyncSession) -> dict[str, int]:
     """Return how many live worker processes consume each queue that has any."""
     rows = await tx.execute(_LIVE_QUEUES, {"alive": ALIVE_SECONDS})
-    return {queue: processes for queue, processes in rows}
+    return {row.queue: row.processes for row in rows}
 
 
-async def return_overdue(
-    tx: AsyncSession, contracts: Sequence[type[Contract]]
-) -> list[Returned]:
+async def return_overdue(tx: AsyncSession, contracts: Sequence[type[Contract]]) -> list[Returned]:
     """Take overdue jobs back, one lost delivery counted each.
 
     Args:

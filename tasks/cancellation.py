@@ -20,7 +20,7 @@ from commerce.stock import rows as stock_rows
 from goodsyard import recall
 from goodsyard.submit import Staged, stage
 from tasks.contracts import ChargePayment, ProcessOrder, RefundPayment
-from tasks.payments import refund_of
+from tasks.refunds import refund_of
 
 
 class OrderNotFoundError(Exception):

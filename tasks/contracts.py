@@ -1,11 +1,11 @@
-"""Every job's contract on one page, without behaviour: handlers stage each other's jobs from here."""
+"""Every job's contract on one page, no behaviour: handlers stage each other's jobs from here."""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import Field, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue
 
 from commerce.money import Amount, Currency
 from goodsyard.contracts import Backoff, Contract, Effect, Policy
@@ -68,6 +68,18 @@ class RefundPayment(Contract):
         return self.payment_id
 
 
+class ReconcilePayments(Contract):
+    """Compare the gateway's charges of a period with the ledger; the result is the report."""
+
+    kind: ClassVar[str] = "payments.reconcile"
+    effect: ClassVar[Effect] = Effect.EXTERNAL
+    public: ClassVar[bool] = True
+    policy: ClassVar[Policy] = Policy(queue="payments", chunk=1)
+
+    since: AwareDatetime
+    until: AwareDatetime
+
+
 class SendEmail(Contract):
     """Send one mail, at least once, always under the same Message-ID."""
 
@@ -80,7 +92,7 @@ class SendEmail(Contract):
     template: Literal["receipt"] | None = None
     message_subject: str | None = None
     body: str | None = None
-    data: dict[str, JsonValue] = {}
+    data: dict[str, JsonValue] = Field(default_factory=dict)
     about: UUID | None = None
 
     @property
@@ -89,7 +101,13 @@ class SendEmail(Contract):
         return self.about
 
 
-ALL: tuple[type[Contract], ...] = (ProcessOrder, ChargePayment, RefundPayment, SendEmail)
+ALL: tuple[type[Contract], ...] = (
+    ProcessOrder,
+    ChargePayment,
+    RefundPayment,
+    ReconcilePayments,
+    SendEmail,
+)
 """Every kind there is. A handler for each is required when a worker starts."""
 
 QUEUES = ("orders", "payments", "notifications", "submit", "quarantine")

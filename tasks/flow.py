@@ -7,7 +7,9 @@ from commerce.payments.gateway import Gateway
 from goodsyard.flow import DatabaseHandler, Flow
 from tasks import contracts, orders
 from tasks.notifications import Email
-from tasks.payments import Charge, Refund
+from tasks.payments import Charge
+from tasks.reconciliation import Reconcile
+from tasks.refunds import Refund
 
 
 def build_flow(gateway: Gateway, mailer: Mailer) -> Flow:
@@ -22,6 +24,7 @@ def build_flow(gateway: Gateway, mailer: Mailer) -> Flow:
             DatabaseHandler(contracts.ProcessOrder, orders.process),
             Charge(gateway),
             Refund(gateway),
+            Reconcile(gateway),
             Email(mailer),
         ],
     )

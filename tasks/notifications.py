@@ -1,4 +1,4 @@
-"""``notifications.email``: one mail handed to the SMTP server, at least once under one Message-ID."""
+"""``notifications.email``: one mail for the SMTP server, at least once under one Message-ID."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def process(jobs: Sequence[Job[ProcessOrder]], tx: AsyncSession) -> Sequen
         order.id: (OrderStatus.RESERVED if order.total else OrderStatus.PAID, None)
         for order in accepted
     }
-    moves |= {order: (OrderStatus.REJECTED, "out_of_stock") for order in allocation.rejected}
+    moves |= dict.fromkeys(allocation.rejected, (OrderStatus.REJECTED, "out_of_stock"))
     moves |= {order.id: (OrderStatus.CANCELLED, "cancelled") for order in cancelled}
     await order_rows.move(tx, moves)
 

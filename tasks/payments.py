@@ -1,9 +1,8 @@
-"""``payments.charge`` and ``payments.refund``: asked of the gateway, then booked in one commit."""
+"""``payments.charge``: asked of the gateway, then booked in one commit with all that follows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,17 +22,15 @@ from commerce.payments.rules import (
     GatewayAnswer,
     PaymentState,
     Unclear,
+    Untraceable,
 )
 from commerce.stock import rows as stock_rows
-from goodsyard.job import Job, new_id
+from goodsyard.contracts import Contract
+from goodsyard.job import Job
 from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
-from tasks.contracts import ChargePayment, RefundPayment
+from tasks.contracts import ChargePayment
 from tasks.receipts import receipt
-
-
-@dataclass(frozen=True, slots=True)
-class Untraceable:
-    """Too old to send again, and the gateway shows no trace of it: for a person to decide."""
+from tasks.refunds import refund_of
 
 
 class Charge:
@@ -58,7 +55,9 @@ class Charge:
         )
 
     async def settle(
-        self, tx: AsyncSession, answered: Sequence[tuple[Job[ChargePayment], GatewayAnswer | Untraceable]]
+        self,
+        tx: AsyncSession,
+        answered: Sequence[tuple[Job[ChargePayment], GatewayAnswer | Untraceable]],
     ) -> Sequence[Outcome]:
         """Book what was captured, release what was declined; what is unclear is asked again."""
         orders = await order_rows.lock(
@@ -93,7 +92,7 @@ async def _write_down(
     declined = [payments[p] for p, v in verdicts.items() if v.state is PaymentState.FAILED]
     paid, failed = _order_ids(captured), _order_ids(declined)
     needs = {d.order_id: d for d in await order_rows.demands(tx, sorted(paid | failed))}
-    # A cancel that came while the gateway was at work: charged, so refunded, but nothing is shipped.
+    # A cancel came while the gateway was at work: charged, so refunded, but nothing is shipped.
     called_off = {order for order in paid if orders[order].cancel_requested}
     await stock_rows.lock(tx, needs_of(needs.values()))
     await stock_rows.take(tx, needs_of(needs[order] for order in paid - called_off))
@@ -102,7 +101,7 @@ async def _write_down(
     reasons = {p.order_id: verdicts[p.id].failure for p in declined}
     await order_rows.move(
         tx,
-        {order: (OrderStatus.PAID, None) for order in paid}
+        dict.fromkeys(paid, (OrderStatus.PAID, None))
         | {order: (OrderStatus.PAYMENT_FAILED, reasons[order]) for order in failed},
     )
     await ledger.book(
@@ -131,84 +130,26 @@ def _charged(
     payment = payments.get(charge.payment_id)
     if payment is None:
         return Refused(f"there is no payment {charge.payment_id}")
-    if isinstance(answer, Unclear):
-        return Retry(answer.error, answer.after)
-    if isinstance(answer, Untraceable):
-        return Dead(UNCERTAIN, "too old to be sent again, and not found at the gateway: look there")
-    verdict = verdicts.get(payment.id)
-    if verdict is None:
-        return Done({"state": payment.state, "note": "settled before"})
+    match answer:
+        case Unclear(error, after):
+            return Retry(error, after)
+        case Untraceable():
+            return Dead(UNCERTAIN, "too old to be sent again, and no trace at the gateway: look")
+        case _:
+            verdict = verdicts.get(payment.id) or _verdict(answer)
+    if payment.id not in verdicts and payment.state is not verdict.state:
+        return Dead(UNCERTAIN, f"{verdict.state} at the gateway, {payment.state} in our books")
     result = {"state": verdict.state, "gateway_id": verdict.gateway_id, "failure": verdict.failure}
-    if isinstance(answer, Declined):
-        return Done(result)
     order = orders.get(charge.order_id) if charge.order_id else None
-    if order is not None and order.cancel_requested:
-        return Done(result, next=[refund_of(payment, answer.gateway_id, payment.amount)])
-    if order is None:
-        return Done(result)
-    return Done(result, next=receipt(order.id, charge.email, charge.amount, charge.currency))
+    if payment.id in verdicts and order is not None and isinstance(answer, Captured):
+        return Done(result, next=_after_capture(charge, order, payment, answer))
+    return Done(result)
 
 
-def refund_of(payment: LockedPayment, gateway_id: str, amount: int) -> RefundPayment:
-    """Return the job that gives ``amount`` minor units of a captured payment back."""
-    return RefundPayment(
-        refund_id=new_id(), payment_id=payment.id, gateway_id=gateway_id, amount=amount
-    )
-
-
-class Refund:
-    """Gives captured money back, a key a refund."""
-
-    contract = RefundPayment
-
-    def __init__(self, gateway: Gateway) -> None:
-        """Refund through ``gateway``."""
-        self._gateway = gateway
-
-    async def call(self, job: Job[RefundPayment]) -> GatewayAnswer | Untraceable:
-        """Ask the gateway, under the refund's own id as the key, while it is sure to remember it."""
-        refund = job.payload
-        if job.age > KEY_SECONDS:
-            return Untraceable()
-        return await self._gateway.refund(refund.refund_id, refund.gateway_id, refund.amount)
-
-    async def settle(
-        self, tx: AsyncSession, answered: Sequence[tuple[Job[RefundPayment], GatewayAnswer | Untraceable]],
-    ) -> Sequence[Outcome]:
-        """Book each refund, one at a time: they are rare, and two may be of one payment."""
-        return [await _refunded(tx, job, answer) for job, answer in answered]
-
-
-async def _refunded(
-    tx: AsyncSession, job: Job[RefundPayment], answer: GatewayAnswer | Untraceable
-) -> Outcome:
-    refund = job.payload
-    if isinstance(answer, Untraceable):
-        return Dead(UNCERTAIN, "too old to be sent again: look for the refund at the gateway")
-    if isinstance(answer, Unclear):
-        return Retry(answer.error, answer.after)
-    if isinstance(answer, Declined):
-        return Refused(f"the gateway refuses the refund: {answer.code}")
-    order_id = await payment_rows.order_of(tx, refund.payment_id)
-    if order_id is not None:
-        await order_rows.lock(tx, [order_id])
-    payment = (await payment_rows.lock(tx, [refund.payment_id]))[refund.payment_id]
-    await payment_rows.add_refunded(tx, {payment.id: refund.amount})
-    if order_id is not None:
-        await order_rows.add_refunded(tx, order_id, refund.amount)
-    code = f"refund:{refund.refund_id}"
-    await ledger.book(
-        tx,
-        [
-            Transfer(
-                payment.tenant,
-                ledger.SALES,
-                ledger.GATEWAY,
-                refund.amount,
-                payment.currency,
-                code,
-                payment.id,
-            )
-        ],
-    )
-    return Done({"refund": str(refund.refund_id), "gateway_id": answer.gateway_id})
+def _after_capture(
+    charge: ChargePayment, order: LockedOrder, payment: LockedPayment, captured: Captured
+) -> Sequence[Contract]:
+    """Tell the customer; or, if the order was called off meanwhile, give the money back."""
+    if order.cancel_requested:
+        return [refund_of(payment, captured.gateway_id, payment.amount)]
+    return receipt(order.id, charge.email, charge.amount, charge.currency)

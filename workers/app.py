@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery import Celery
 from celery.signals import (
     celeryd_after_setup,
@@ -12,6 +10,7 @@ from celery.signals import (
     worker_process_shutdown,
     worker_shutdown,
 )
+from celery.worker import WorkController
 
 from tasks import contracts
 from workers import logging, messages, runtime
@@ -36,7 +35,7 @@ def _on_setup_logging(**_: object) -> None:
 
 
 @celeryd_after_setup.connect
-def _on_setup(sender: str, instance: Any, **_: object) -> None:  # Celery's worker is untyped
+def _on_setup(sender: str, instance: WorkController, **_: object) -> None:
     # Before the fork: whatever is wrong with settings or flow stops the whole worker by name, and
     # the heavy imports are shared by all its processes.
     runtime.prepare(node=sender, queues=sorted(instance.app.amqp.queues.consume_from))

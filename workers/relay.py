@@ -60,7 +60,7 @@ class Relay:
         publish: Publish,
         kinds: Iterable[type[Contract]],
     ) -> None:
-        """Relay jobs of ``kinds`` from ``sessions`` to queues on ``client``, through ``publish``."""
+        """Relay jobs of ``kinds`` to the queues on ``client``, through ``publish``."""
         self._sessions = sessions
         self._redis = client
         self._publish = publish
@@ -135,7 +135,9 @@ class Relay:
         # Without a worker there, quarantine would lose the job's last chances one by one.
         return QUARANTINE if chunk.quarantined and self.workers.get(QUARANTINE) else policy.queue
 
-    async def _dispatch(self, kind: str, most: int) -> tuple[list[dispatch.Dispatched], float, bool]:
+    async def _dispatch(
+        self, kind: str, most: int
+    ) -> tuple[list[dispatch.Dispatched], float, bool]:
         """Return what was dispatched, when, and whether a limit held more back."""
         async with self._sessions.begin() as tx:
             granted = await limits.grant(tx, kind, most) if kind in self.limited else most

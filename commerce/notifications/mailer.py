@@ -29,7 +29,7 @@ class MailSettings(Settings):
     """Where mails are handed over, and in whose name."""
 
     smtp_url: SmtpUrl = Field(
-        description="The mail server; `smtps` speaks TLS from the start, `smtp` upgrades if it can.",
+        description="The mail server; `smtps` speaks TLS at once, `smtp` upgrades if it can.",
         examples=["smtp://user:PASSWORD@mail.example.com:587"],
     )
     mail_from: EmailStr = Field(

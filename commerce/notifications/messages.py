@@ -71,10 +71,10 @@ def render(template: str, data: Mapping[str, JsonValue]) -> tuple[str, str, str]
 def compose(  # noqa: PLR0913 - these are a mail's parts
     *, message_id: str, sender: str, to: str, subject: str, text: str, html: str | None
 ) -> bytes:
-    """Return the mail as it goes over the wire, with a text part and, if there is one, an HTML part.
+    """Return the mail as it goes over the wire, with a text part and perhaps an HTML part.
 
-    Built from ``email.mime`` parts: the newer ``EmailMessage`` parses every header it is given by the
-    grammar of RFC 5322 and took three times the CPU. What it would have refused, ``_header`` refuses.
+    Built from ``email.mime`` parts: the newer ``EmailMessage`` parses every header it is given by
+    the grammar of RFC 5322, at three times the CPU. What it would have refused, ``_header`` does.
 
     Raises:
         UnusableMessageError: an address or the subject can't stand in a header.
@@ -88,7 +88,9 @@ def compose(  # noqa: PLR0913 - these are a mail's parts
     mail["Date"] = formatdate()
     mail["From"] = _header(sender)
     mail["To"] = _header(to)
-    mail["Subject"] = Header(subject, "utf-8").encode() if not subject.isascii() else _header(subject)
+    mail["Subject"] = (
+        Header(subject, "utf-8").encode() if not subject.isascii() else _header(subject)
+    )
     return mail.as_bytes(policy=compat32.clone(linesep="\r\n"))
 
 

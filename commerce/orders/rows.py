@@ -139,9 +139,7 @@ async def demands(tx: AsyncSession, ids: Sequence[UUID]) -> list[Demand]:
     return [Demand(order_id, quantities(lines[order_id])) for order_id in ids]
 
 
-async def move(
-    tx: AsyncSession, moves: Mapping[UUID, tuple[OrderStatus, str | None]]
-) -> None:
+async def move(tx: AsyncSession, moves: Mapping[UUID, tuple[OrderStatus, str | None]]) -> None:
     """Give locked orders their new status and its reason; one statement."""
     if moves:
         parameters = {

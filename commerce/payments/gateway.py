@@ -1,14 +1,16 @@
-"""The payment gateway: Stripe's API, each call under a key of ours, so a repeat charges nobody twice.
+"""The payment gateway: Stripe's API, each call under a key of ours: a repeat charges nobody twice.
 
-The ``stripe`` package knows the API; its HTTP goes over one pooled session of ours, at a fraction of
-the CPU that its own asynchronous clients take a call. Its retries are off, since ours are rows, and
-so is its telemetry.
+The ``stripe`` package knows the API; its HTTP goes over one pooled session of ours, at a fraction
+of the CPU that its own asynchronous clients take a call. Its retries are off, since ours are rows,
+and so is its telemetry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
+from itertools import count
 from typing import NoReturn
 from uuid import UUID
 
@@ -16,6 +18,7 @@ import aiohttp
 import stripe
 from pydantic import BaseModel, Field, HttpUrl, SecretStr
 
+from commerce.payments.reconciliation import Charge, Period
 from commerce.payments.rules import (
     Captured,
     Declined,
@@ -123,13 +126,13 @@ class Gateway:
         """
         answer = await _answer(self._charge(payment_id, amount, currency, payment_method))
         if isinstance(answer, Unclear) and answer.stored:
-            # The gateway will repeat this error for as long as it remembers the key, whatever became
-            # of the charge. A new key could charge twice; looking can't.
+            # The gateway will repeat this error for as long as it remembers the key, whatever
+            # became of the charge. A new key could charge twice; looking can't.
             return await self.find_charge(payment_id) or answer
         return answer
 
     async def find_charge(self, payment_id: UUID) -> GatewayAnswer | None:
-        """Look a charge up by our payment's id, without any key; ``None`` if there is no trace of it.
+        """Look a charge up by our payment's id, without any key; ``None`` if there is no trace.
 
         Stripe's search lags by about a minute ("Search", docs.stripe.com): absence proves nothing
         about a charge just sent.
@@ -146,20 +149,43 @@ class Gateway:
             return Declined(_DECLINED_STATUSES[found[0].status], found[0].id)
         return Unclear(f"the gateway says {found[0].status}") if found else None
 
-    async def _search(self, payment_id: UUID) -> list[_Reply]:
+    async def captured(self, period: Period) -> list[Charge]:
+        """Return every charge that the gateway captured in the period or its margins.
+
+        Raises:
+            stripe.StripeError: the gateway can't be read now.
+        """
+        intents = await self._newest(until=period.since - Period.MARGIN)
+        return [
+            Charge(
+                payment_id=intent.metadata.get("payment_id", ""),
+                gateway_id=intent.id,
+                amount=intent.amount,
+                currency=intent.currency.upper(),
+                created=datetime.fromtimestamp(intent.created, UTC),
+            )
+            for intent in intents
+            if intent.status == "succeeded"
+        ]
+
+    async def _search(self, payment_id: UUID) -> list[_Intent]:
         query = f"metadata['payment_id']:'{payment_id}'"
         try:
             return (await self._get("/v1/payment_intents/search", query=query)).data
         except stripe.InvalidRequestError:
-            return await self._newest()  # not every gateway that speaks this protocol can search
+            # Not every gateway that speaks this protocol can search.
+            return await self._newest(pages=LOOKUP_PAGES)
 
-    async def _newest(self) -> list[_Reply]:
-        intents: list[_Reply] = []
-        for _ in range(LOOKUP_PAGES):
+    async def _newest(
+        self, *, until: datetime | None = None, pages: int | None = None
+    ) -> list[_Intent]:
+        """Return intents, newest first, back to a time or over a number of pages."""
+        intents: list[_Intent] = []
+        for _ in count() if pages is None else range(pages):
             after = {"starting_after": intents[-1].id} if intents else {}
             page = await self._get("/v1/payment_intents", limit=100, **after)
             intents += page.data
-            if not page.has_more:
+            if not page.has_more or (until and intents[-1].created < until.timestamp()):
                 break
         return intents
 
@@ -191,7 +217,7 @@ class Gateway:
         return Declined(_DECLINED_STATUSES[intent.status], intent.id)
 
     async def refund(self, refund_id: UUID, gateway_id: str, amount: int) -> GatewayAnswer:
-        """Give ``amount`` minor units of the charge ``gateway_id`` back, however often it's called."""
+        """Give ``amount`` minor units of a charge back, once, however often it's called."""
         return await _answer(self._refund(refund_id, gateway_id, amount))
 
     async def _refund(self, refund_id: UUID, gateway_id: str, amount: int) -> GatewayAnswer:
@@ -221,17 +247,27 @@ class _Reply(BaseModel):
     id: str
     status: str
     failure_reason: str | None = None
+
+
+class _Intent(BaseModel):
+    """What we read of a PaymentIntent that was found."""
+
+    id: str
+    status: str
+    amount: int
+    currency: str
+    created: int
     metadata: dict[str, str] = {}
 
 
 class _Page(BaseModel):
     """A page of a list or a search."""
 
-    data: list[_Reply]
+    data: list[_Intent]
     has_more: bool = False
 
 
-def _is_of(intent: _Reply, payment_id: UUID) -> bool:
+def _is_of(intent: _Intent, payment_id: UUID) -> bool:
     return intent.metadata.get("payment_id") == str(payment_id)
 
 
@@ -245,18 +281,23 @@ async def _answer(call: Awaitable[GatewayAnswer]) -> GatewayAnswer:
         return await call
     except stripe.CardError as error:
         return Declined(_decline_code(error), _intent_of(error))
-    except stripe.IdempotencyError as error:
-        return Unclear(f"the gateway holds our key with another request: {error}")
     except stripe.InvalidRequestError as error:
-        if error.http_status == HTTPStatus.CONFLICT:
-            return Unclear(f"the same call is under way: {error}", after=1.0)
-        if error.http_status != HTTPStatus.BAD_REQUEST:
-            return Unclear(f"the gateway refuses the address or us: {error}")
-        return Declined(error.code or "invalid_request")
+        # A conflict (our earlier call is still running), a wrong address and the like are no
+        # verdict on the card.
+        if error.http_status == HTTPStatus.BAD_REQUEST:
+            return Declined(error.code or "invalid_request")
+        return _unclear(error)
     except stripe.StripeError as error:
-        return Unclear(
-            f"{type(error).__name__}: {error}", after=_retry_after(error), stored=_stored(error)
-        )
+        return _unclear(error)
+
+
+def _unclear(error: stripe.StripeError) -> Unclear:
+    waits = _header(error, "Retry-After")
+    return Unclear(
+        f"{type(error).__name__}: {error}",
+        after=float(waits) if waits and waits.isdigit() else None,
+        stored=_header(error, "Idempotent-Replayed") == "true",
+    )
 
 
 def _decline_code(error: stripe.CardError) -> str:
@@ -269,15 +310,6 @@ def _intent_of(error: stripe.CardError) -> str | None:
     return intent.id if intent else None
 
 
-def _stored(error: stripe.StripeError) -> bool:
-    return _header(error, "Idempotent-Replayed") == "true"
-
-
 def _header(error: stripe.StripeError, name: str) -> str | None:
     headers = error.headers or {}
     return headers.get(name) or headers.get(name.lower())
-
-
-def _retry_after(error: stripe.StripeError) -> float | None:
-    value = _header(error, "Retry-After")
-    return float(value) if value and value.isdigit() else None

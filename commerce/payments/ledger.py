@@ -1,4 +1,4 @@
-"""The ledger: append-only, one row a transfer, so that debits and credits balance by construction."""
+"""The ledger: append-only, one row a transfer: debits and credits balance by construction."""
 
 from __future__ import annotations
 

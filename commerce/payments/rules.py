@@ -47,12 +47,17 @@ class Unclear:
     """The provider repeats an error that it keeps under our key: asking again can't clear it up."""
 
 
+@dataclass(frozen=True, slots=True)
+class Untraceable:
+    """Too old to be sent again, and the gateway shows no trace of it: for a person to decide."""
+
+
 GatewayAnswer: TypeAlias = Captured | Declined | Unclear
 
 
 KEY_SECONDS = 20 * 3_600.0
-"""How long a key is relied on: Stripe forgets keys after 24 hours, and a request sent shortly before
-may arrive after. From then on a charge is looked up, never sent."""
+"""How long a key is relied on: Stripe forgets keys after 24 hours, and a request sent shortly
+before may arrive after. From then on a charge is looked up, never sent."""
 
 
 def charge_key(payment_id: UUID) -> str:

@@ -1,4 +1,4 @@
-"""Statements over many stock rows at once; the schema's CHECK is the backstop against overselling."""
+"""Statements over many stock rows at once; the schema's CHECK is the backstop if they oversell."""
 
 from __future__ import annotations
 

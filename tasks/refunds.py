@@ -1,0 +1,85 @@
+"""``payments.refund``: money given back at the gateway, then booked; a key a refund."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from commerce.orders import rows as order_rows
+from commerce.payments import ledger
+from commerce.payments import rows as payment_rows
+from commerce.payments.gateway import Gateway
+from commerce.payments.ledger import Transfer
+from commerce.payments.rows import LockedPayment
+from commerce.payments.rules import KEY_SECONDS, Declined, GatewayAnswer, Unclear, Untraceable
+from goodsyard.job import Job, new_id
+from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
+from tasks.contracts import RefundPayment
+
+
+def refund_of(payment: LockedPayment, gateway_id: str, amount: int) -> RefundPayment:
+    """Return the job that gives ``amount`` minor units of a captured payment back."""
+    return RefundPayment(
+        refund_id=new_id(), payment_id=payment.id, gateway_id=gateway_id, amount=amount
+    )
+
+
+class Refund:
+    """Gives captured money back, a key a refund."""
+
+    contract = RefundPayment
+
+    def __init__(self, gateway: Gateway) -> None:
+        """Refund through ``gateway``."""
+        self._gateway = gateway
+
+    async def call(self, job: Job[RefundPayment]) -> GatewayAnswer | Untraceable:
+        """Ask the gateway, under the refund's own id as the key, while it surely remembers it."""
+        refund = job.payload
+        if job.age > KEY_SECONDS:
+            return Untraceable()
+        return await self._gateway.refund(refund.refund_id, refund.gateway_id, refund.amount)
+
+    async def settle(
+        self,
+        tx: AsyncSession,
+        answered: Sequence[tuple[Job[RefundPayment], GatewayAnswer | Untraceable]],
+    ) -> Sequence[Outcome]:
+        """Book each refund, one at a time: they are rare, and two may be of one payment."""
+        return [await _refunded(tx, job, answer) for job, answer in answered]
+
+
+async def _refunded(
+    tx: AsyncSession, job: Job[RefundPayment], answer: GatewayAnswer | Untraceable
+) -> Outcome:
+    refund = job.payload
+    if isinstance(answer, Untraceable):
+        return Dead(UNCERTAIN, "too old to be sent again: look for the refund at the gateway")
+    if isinstance(answer, Unclear):
+        return Retry(answer.error, answer.after)
+    if isinstance(answer, Declined):
+        return Refused(f"the gateway refuses the refund: {answer.code}")
+    order_id = await payment_rows.order_of(tx, refund.payment_id)
+    if order_id is not None:
+        await order_rows.lock(tx, [order_id])
+    payment = (await payment_rows.lock(tx, [refund.payment_id]))[refund.payment_id]
+    await payment_rows.add_refunded(tx, {payment.id: refund.amount})
+    if order_id is not None:
+        await order_rows.add_refunded(tx, order_id, refund.amount)
+    code = f"refund:{refund.refund_id}"
+    await ledger.book(
+        tx,
+        [
+            Transfer(
+                payment.tenant,
+                ledger.SALES,
+                ledger.GATEWAY,
+                refund.amount,
+                payment.currency,
+                code,
+                payment.id,
+            )
+        ],
+    )
+    return Done({"refund": str(refund.refund_id), "gateway_id": answer.gateway_id})
