@@ -26,6 +26,16 @@ TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 EMAIL_TAKEN = "/problems/email-taken"
 IN_FLIGHT = "/problems/request-in-flight"
 
+_ABOUT_THE_USER = frozenset(
+    {
+        EMAIL_TAKEN,
+        "/problems/username-taken",
+        "/problems/validation",
+        "/problems/not-found",  # created by an earlier import and erased since
+    }
+)
+MAX_USERNAME = 64  # characters the API takes
+
 _FOR_A_WHILE = frozenset(
     {
         HTTPStatus.REQUEST_TIMEOUT,
@@ -101,13 +111,15 @@ class Client:
             RefusedError: the API doesn't take the address.
             ImportStoppedError: as ``submit``.
         """
-        body = {"email": email, "username": email}
         # Hashed, because an address may be longer than a key, and in any script.
-        key = f"import-user-{hashlib.sha256(email.encode()).hexdigest()}"
-        answer = await self._call("POST", "/users", body, key=key)
-        if answer.document.get("type") == EMAIL_TAKEN:
+        digest = hashlib.sha256(email.encode()).hexdigest()
+        username = email if len(email) <= MAX_USERNAME else f"{email[:31]}-{digest[:32]}"
+        body = {"email": email, "username": username}
+        answer = await self._call("POST", "/users", body, key=f"import-user-{digest}")
+        problem = answer.document.get("type")
+        if problem == EMAIL_TAKEN and "Location" in answer.headers:
             return answer.headers["Location"].rpartition("/")[2]
-        if answer.status in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        if problem in _ABOUT_THE_USER:
             raise RefusedError(reason_of(answer.document))
         return str(_expected(answer, HTTPStatus.CREATED).document["id"])
 

@@ -1,7 +1,7 @@
 """The Stripe subset over HTTP: every call that moves money takes effect once for each key.
 
-``POST /v1/payment_intents``, ``GET`` of one, of the list and of a search, ``POST …/cancel``, ``POST`` and
-``GET`` of ``/v1/refunds``, and ``GET /v1/events/{id}`` where events are sent.
+``POST /v1/payment_intents``, ``GET`` of one, of the list and of a search, ``POST …/cancel``,
+``POST`` and ``GET`` of ``/v1/refunds``, and ``GET /v1/events/{id}`` where events are sent.
 """
 
 from __future__ import annotations
