@@ -1,4 +1,4 @@
-"""The API, in process, on a test's own database and Redis, and somebody to call it."""
+"""The engine, and the API in process, on a test's own database and Redis."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from goodsyard.database import Sessions
 from producers.app import create_app
 from producers.services import Services
 from producers.settings import ApiSettings
+from tests.yard import Yard, open_yard
 
 _numbers = count(1)
 
@@ -94,3 +95,10 @@ async def api(api_settings: ApiSettings, sessions: Sessions) -> AsyncIterator[Ap
         ) as http,
     ):
         yield Api(http, app, sessions)
+
+
+@pytest.fixture
+async def yard(sessions: Sessions, database_url: str, redis_url: str) -> AsyncIterator[Yard]:
+    """The engine, with two kinds of job whose effects can be counted."""
+    async with open_yard(sessions, database_url, redis_url) as opened:
+        yield opened
