@@ -158,6 +158,36 @@ def sandbox(
     main(port, smtp_port, folder, host=host)
 
 
+@app.command("import")
+def import_file(  # noqa: PLR0913 - an option each
+    file: Annotated[Path, typer.Argument(help="Orders: CSV if it is named so, else NDJSON.")],
+    *,
+    ensure_stock: Annotated[
+        int | None, typer.Option(min=0, help="Give SKUs without stock that many on hand.")
+    ] = None,
+    refused: Annotated[
+        Path | None, typer.Option(help="Where refused rows go; FILE.refused.ndjson else.")
+    ] = None,
+    api: remote_cli.Url = None,
+    api_key: remote_cli.Key = None,
+    as_json: Json = False,
+) -> None:
+    """Send a file of orders to the API; run again, it goes on where it was."""
+    from ops.importer import Options, main
+    from ops.settings import api_and_key
+
+    address, key = api_and_key(api, api_key)
+    options = Options(
+        file=file,
+        api=address,
+        api_key=key,
+        ensure_stock=ensure_stock,
+        refused=refused,
+        as_json=as_json,
+    )
+    raise typer.Exit(main(options))
+
+
 @api_key.command("create")
 def create_key(
     *,

@@ -78,6 +78,8 @@ class Plan:
         self._secrets.mkdir(mode=0o700, exist_ok=True)
         self.logs = folder / "logs"
         self.logs.mkdir(mode=0o700, exist_ok=True)
+        for log in self.logs.glob("*.log"):
+            log.rename(log.with_suffix(".log.old"))
         self.ready_file = folder / "ready.json"
 
         self.servers: list[Server] = []
@@ -85,6 +87,7 @@ class Plan:
         self.redis_url = str(given.redis_url or self._embed(ValkeyServer, folder).url)
 
         self._sandbox_folder = folder / "sandbox"
+        self._sandbox_folder.mkdir(mode=0o700, exist_ok=True)
         self._sandbox_ports = free_port(), free_port()
         http, smtp = self._sandbox_ports
         self.gateway_url = given.gateway_url or f"http://{LOOPBACK}:{http}"

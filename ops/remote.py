@@ -10,9 +10,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from goodsyard.settings import load
 from ops.errors import CommandError
-from ops.settings import ClientSettings
+from ops.settings import api_and_key
 
 Body = dict[str, Any]  # JSON, whose form is the API's to say
 
@@ -33,13 +32,8 @@ class Api:
     """
 
     def __init__(self, url: str | None, key: str | None) -> None:
-        settings = load(ClientSettings)
-        if url is None and settings.api_url is None:
-            raise CommandError("Which API? Give --api, or set GOODSYARD_API_URL.")
-        if key is None and settings.api_key is None:
-            raise CommandError("No key to the API: set GOODSYARD_API_KEY, or give --api-key.")
-        self._base = (url or str(settings.api_url)).rstrip("/") + "/v1"
-        self._key = key or (settings.api_key.get_secret_value() if settings.api_key else "")
+        address, self._key = api_and_key(url, key)
+        self._base = address.rstrip("/") + "/v1"
 
     def get(self, path: str, query: Mapping[str, object] | None = None) -> Body:
         """Return what ``GET path`` answers; parts of the query that are None are left out."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 
-from goodsyard.settings import Settings
+from goodsyard.settings import Settings, load
+from ops.errors import CommandError
 
 
 class FlowerSettings(Settings):
@@ -34,3 +35,19 @@ class ClientSettings(Settings):
     api_key: SecretStr | None = Field(
         None, description="The key those commands show it.", examples=["gy_live_ID_SECRET"]
     )
+
+
+def api_and_key(url: str | None, key: str | None) -> tuple[str, str]:
+    """Return the address of the API and the key to it, from options or else from settings.
+
+    Raises:
+        CommandError: one is in neither.
+    """
+    settings = load(ClientSettings)
+    address = url or (settings.api_url and str(settings.api_url))
+    secret = key or (settings.api_key and settings.api_key.get_secret_value())
+    if not address:
+        raise CommandError("Which API? Give --api, or set GOODSYARD_API_URL.")
+    if not secret:
+        raise CommandError("No key to the API: set GOODSYARD_API_KEY, or give --api-key.")
+    return address, secret

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+# Ids stay whole, to be copied: a terminal that is too narrow wraps the line itself.
+_WIDE = 10_000
 
 
 def as_json(value: object) -> None:
@@ -19,10 +23,10 @@ def as_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> No
     """Print a row for each mapping, with these of its values."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "))
     for row in rows:
-        table.add_row(*(_text(row.get(column)) for column in columns))
-    Console(highlight=False).print(table)
+        table.add_row(*(escape(_text(row.get(column))) for column in columns))
+    Console(highlight=False, width=_WIDE).print(table)
 
 
 def as_fields(value: Mapping[str, object]) -> None:

@@ -6,13 +6,13 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
 import aiohttp
 from rich.console import Console
-from rich.table import Table
 
 from ops.admin import admin_key, database_time, nodes_since
 from ops.embedded import Server
@@ -21,9 +21,8 @@ from ops.private_files import write_private
 from ops.servers import require_servers
 from ops.supervisor import Supervisor
 
-_SECONDS_FOR_A_SERVER = 60.0
-# Two cores start a dozen Python processes, each of which imports a second's worth.
-_SECONDS_FOR_THE_REST = 90.0
+# The slowest, the workers, import for some seconds where two cores start everything at once.
+_SECONDS_TO_COME_UP = 90.0
 
 
 def up(options: Options, *, as_json: bool) -> None:
@@ -75,6 +74,7 @@ class _Run:
             self._is_ready = False
             self._plan.ready_file.unlink(missing_ok=True)
             self._say("Stopping: work in hand is finished first. Ctrl-C again: at once.")
+            await asyncio.gather(coming_up, telling, return_exceptions=True)
             await self._supervisor.stop()
             self._say("Stopped.")
 
@@ -103,11 +103,13 @@ class _Run:
         supervisor.start(*plan.sandbox)
         supervisor.start(*plan.workers)
         supervisor.start(plan.relay)
-        supervisor.start(plan.api, *plan.flower)
-        await supervisor.until(self._api_is_ready, "The API", _SECONDS_FOR_THE_REST)
-        await supervisor.until(
-            partial(self._workers_live, workers_start), "The workers", _SECONDS_FOR_THE_REST
-        )
+        supervisor.start(plan.api)
+        await self._until(partial(_answers, f"{plan.api_url}/readyz"), "The API")
+        await self._until(partial(self._workers_live, workers_start), "The workers")
+        # It asks the workers once, as it starts, for what its pages show of them.
+        supervisor.start(*plan.flower)
+        if plan.flower:
+            await self._until(partial(_answers, f"{plan.flower_url}/healthcheck"), "Flower")
         self._is_ready = True
         self._write_ready_file()
         self._show_addresses()
@@ -118,16 +120,12 @@ class _Run:
         async def answers() -> bool:
             return server.answers()
 
-        await self._supervisor.until(answers, server.name, _SECONDS_FOR_A_SERVER)
+        await self._until(answers, server.name)
         server.complete()
         self._say(f"{server.name} is up on port {server.port}")
 
-    async def _api_is_ready(self) -> bool:
-        async with aiohttp.ClientSession() as session:
-            with suppress(aiohttp.ClientError, TimeoutError):
-                async with session.get(f"{self._plan.api_url}/readyz") as answer:
-                    return answer.ok
-        return False
+    async def _until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        await self._supervisor.until(condition, what, _SECONDS_TO_COME_UP)
 
     async def _workers_live(self, since: datetime) -> bool:
         nodes = await nodes_since(self._plan.database_url, since)
@@ -165,17 +163,23 @@ class _Run:
             sys.stdout.flush()
             return
         plan = self._plan
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_row("API", f"{plan.api_url}/docs")
+        self._say(f"API      {plan.api_url}/docs")
         if plan.flower:
-            table.add_row("Flower", f"{plan.flower_url}  {plan.flower_auth}")
+            self._say(f"Flower   {plan.flower_url}  {plan.flower_auth}")
         if plan.sandbox:
-            table.add_row("Charges", f"{plan.gateway_url}/sandbox/charges")
-            table.add_row("Mails", f"{plan.gateway_url}/sandbox/mails")
-        table.add_row("Logs", str(plan.logs))
-        self._say(table)
+            self._say(f"Charges  {plan.gateway_url}/sandbox/charges")
+            self._say(f"Mails    {plan.gateway_url}/sandbox/mails")
+        self._say(f"Logs     {plan.logs}")
         self._say(f"export GOODSYARD_API_URL={plan.api_url} GOODSYARD_API_KEY={plan.admin_key}")
 
-    def _say(self, what: str | Table) -> None:
+    def _say(self, what: str) -> None:
         with suppress(OSError):  # the terminal may be gone, which is no reason to leave children
-            self._console.print(what, soft_wrap=True)
+            self._console.print(what, soft_wrap=True, markup=False)
+
+
+async def _answers(url: str) -> bool:
+    async with aiohttp.ClientSession() as session:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with session.get(url) as answer:
+                return answer.ok
+    return False
