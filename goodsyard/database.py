@@ -49,6 +49,8 @@ def open_engine(
         # Costs a round trip a checkout, and spares a whole chunk its first failure after Postgres
         # restarted or an administrator ended the session.
         pool_pre_ping=True,
+        # Parameters are customers' data, and an error's text gets into logs and rows.
+        hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args={
