@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 from uuid import UUID
 
+import structlog
 from pydantic import JsonValue, ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Contract
 from goodsyard.job import Job
-from goodsyard.outcomes import Outcome, Refused, Retry
+from goodsyard.outcomes import Outcome, Refused, Snooze
 
 Delivery: TypeAlias = tuple[UUID, int]
 """A job's id and the fence it was dispatched under."""
+
+NEWER_VERSION_SECONDS = 15.0
+"""How long a job waits whose contract is newer than the worker that got it."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +43,9 @@ class Claimed:
     def parse(self, contract: type[Contract]) -> Job[Contract] | Outcome:
         """Return the job with its payload parsed, or how it ends since it can't be."""
         if self.version > contract.version:
-            return Retry(
-                f"version {self.version} of {contract.kind} is newer than this worker's "
-                f"{contract.version}: waiting for a worker that knows it"
-            )
+            # Nobody's failure: a rollout that takes its time must not use up the attempts.
+            _log.warning("job.newer_version", kind=contract.kind, theirs=self.version)
+            return Snooze(datetime.now(UTC) + timedelta(seconds=NEWER_VERSION_SECONDS))
         try:
             payload = contract.model_validate(self.payload)
         except ValidationError as error:
