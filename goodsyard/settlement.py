@@ -137,7 +137,8 @@ def _verdict(outcome: Outcome, backoff: Backoff, failures: int) -> _Verdict:
         case Retry(error, after):
             # Jitter spreads load, it guards no secret.
             jittered = random.uniform(0, backoff.ceiling(failures))  # noqa: S311
-            return _Verdict(error=error, wait=max(after or 0.0, jittered))
+            # As a float even where a whole number was asked for: psycopg sends no mixed lists.
+            return _Verdict(error=error, wait=max(float(after or 0), jittered))
         case Snooze(until):
             return _Verdict(until=until)
         case Refused(detail):
@@ -155,7 +156,7 @@ async def _put_back(
     verdicts = [_verdict(job.outcome, backoff, job.attempts + 1) for job in ended]
     parameters = {
         "ids": [job.id for job in ended],
-        "errors": [v.error[:ERROR_LENGTH] if v.error else None for v in verdicts],
+        "errors": [None if v.error is None else _storable(v.error) for v in verdicts],
         "waits": [v.wait for v in verdicts],
         "untils": [v.until for v in verdicts],
         "reasons": [v.reason for v in verdicts],
@@ -163,3 +164,12 @@ async def _put_back(
     }
     rows = await tx.execute(_PUT_BACK, parameters)
     return {job: JobState(state) for job, state in rows}
+
+
+def _storable(error: str) -> str:
+    """Return what Postgres can keep of an error: no NUL, no half of a surrogate pair, no novel.
+
+    An error that can't be written down would cost its job every attempt to report it.
+    """
+    kept = error[:ERROR_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return kept.encode(errors="replace").decode()
