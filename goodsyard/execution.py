@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import claims, settlement
@@ -44,9 +44,10 @@ CONFLICT_TRIES = 3
 
 # serialization_failure, deadlock_detected, lock_not_available
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
-# admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, idle_in_transaction and
-# transaction timeouts (the session is gone, as after a restart)
-_OUTAGES = frozenset({"57P01", "57P02", "57P03", "53300", "25P03", "25P04"})
+# admin_shutdown, crash_shutdown, cannot_connect_now; and the classes of connection exceptions and
+# of insufficient resources. Not the timeouts of an idle session or a transaction: whoever holds one
+# open that long is the one to blame.
+_OUTAGES = ("57P01", "57P02", "57P03", "08", "53")
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -60,9 +61,12 @@ def is_outage(error: BaseException) -> bool:
     """Whether Postgres was away (or sent us away), so that no job is to blame."""
     if not isinstance(error, DBAPIError):
         return False
-    state = getattr(error.orig, "sqlstate", None)
-    # Without an SQLSTATE the connection broke or was never made: libpq's own errors carry none.
-    return error.connection_invalidated or state is None or state in _OUTAGES
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state.startswith(_OUTAGES)
+    # libpq's own errors carry none: the connection broke or was never made. Nor do psycopg's, but a
+    # value that it can't send (a NUL in a text) is a DataError, and would never get better.
+    return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
 
 
 def _is_conflict(error: DBAPIError) -> bool:
@@ -281,7 +285,8 @@ class Executor:
     ) -> None:
         async with self._sessions.begin() as tx:
             held = await claims.lock_held(tx, deliveries, worker=self._worker)
-            outcomes = [Retry(_describe(error))] * len(held)
+            # What failed may be the settlement of a call that did happen.
+            outcomes = [_unanswered(contract, _describe(error))] * len(held)
             settled = await self._settle(tx, contract, held, outcomes)
         self._tell(held, settled)
 
@@ -297,8 +302,9 @@ class Executor:
             try:
                 return await transaction()
             except DBAPIError as error:
-                conflicts += _is_conflict(error)
-                again = is_outage(error) or 0 < conflicts < CONFLICT_TRIES
+                lost_conflict = _is_conflict(error)
+                conflicts += lost_conflict
+                again = is_outage(error) or (lost_conflict and conflicts < CONFLICT_TRIES)
                 if not again or loop.time() + wait > until:
                     raise
                 _log.info("postgres.again", error=str(error.orig), wait_seconds=wait)
