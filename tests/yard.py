@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar  # Any: handlers of any contract and answer
+from datetime import datetime
+from typing import Any, ClassVar, TypedDict, Unpack
 from uuid import UUID, uuid4
 
 from sqlalchemy import Row, text
@@ -101,6 +102,15 @@ class Asker:
 NOTES = DatabaseHandler(Note, note_all)
 
 
+class How(TypedDict, total=False):
+    """What ``Staged`` takes besides the contract."""
+
+    run_at: datetime
+    priority: int
+    unique_key: str
+    trace_context: str
+
+
 @dataclass
 class Yard:
     """A database, a Redis, and what a test does to the jobs in them."""
@@ -128,7 +138,7 @@ class Yard:
         await executor.run(handler.contract.kind, deliveries)
         await executor.drain()
 
-    async def stage(self, *contracts: Contract, **how: Any) -> list[UUID]:  # as Staged has it
+    async def stage(self, *contracts: Contract, **how: Unpack[How]) -> list[UUID]:
         """Insert jobs and return their ids, which ascend."""
         staged = [Staged(TENANT, contract, **how) for contract in contracts]
         async with self.sessions.begin() as tx:
@@ -140,7 +150,7 @@ class Yard:
         async with self.sessions.begin() as tx:
             return [job.delivery for job in await dispatch.dispatch(tx, kind, most)]
 
-    async def deliver(self, *contracts: Contract, **how: Any) -> list[Delivery]:
+    async def deliver(self, *contracts: Contract, **how: Unpack[How]) -> list[Delivery]:
         """Stage jobs of one kind and dispatch them."""
         ids = await self.stage(*contracts, **how)
         fences = dict(await self.dispatch(contracts[0].kind))
@@ -168,7 +178,9 @@ class Yard:
         """Return every effect that was ever committed, sorted."""
         return [row.line for row in await self.sql("SELECT line FROM public.note ORDER BY line")]
 
-    async def sql(self, statement: str, **parameters: object) -> Sequence[Row[Any]]:
+    async def sql(  # Any: a row of whatever was selected
+        self, statement: str, **parameters: object
+    ) -> Sequence[Row[Any]]:
         """Run a statement in a transaction of its own, and return its rows if it has any."""
         async with self.sessions.begin() as tx:
             result = await tx.execute(text(statement), parameters)

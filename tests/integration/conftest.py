@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from fastapi import FastAPI
 
 from commerce.accounts.keys import create_api_key
@@ -71,6 +72,19 @@ def order_for(user: str, **fields: Any) -> dict[str, Any]:
         "payment_method": "pm_card_visa",
         **fields,
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> None:
+    """Log tracebacks as Python prints them: with all local variables one can take seconds."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.dev.ConsoleRenderer(
+                colors=False, exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
+    )
 
 
 @pytest.fixture
