@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -18,7 +18,9 @@ import orjson
 
 from ops.errors import CommandError
 
-PATIENCE = 120.0  # seconds without one good answer before giving up: a restart takes a tenth of it
+PATIENCE = 120.0  # seconds a call is tried for: a restart takes a tenth of it
+PATIENCE_AT_FIRST = 5.0  # until anything was ever answered: the address may be wrong
+WORTH_TELLING = 2.0  # seconds of trouble that a person wants to know of
 FIRST_PAUSE = 0.2  # seconds, doubled at each try
 LONGEST_PAUSE = 10.0
 TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
@@ -73,13 +75,19 @@ class Answer:
 
 
 class Client:
-    """The calls an import makes; an async context manager."""
+    """The calls an import makes; an async context manager.
 
-    def __init__(self, url: str, key: str, patience: float = PATIENCE) -> None:
-        """Call the API at ``url``; ``patience`` is in seconds."""
+    Args:
+        url: the address of the API.
+        key: the key to it.
+        tell: told what is wrong when a call has been failing for a while.
+    """
+
+    def __init__(self, url: str, key: str, tell: Callable[[str], None]) -> None:
         self._base = url.rstrip("/") + "/v1"
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        self._patience = patience
+        self._tell = tell
+        self._patience = PATIENCE_AT_FIRST
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -144,22 +152,19 @@ class Client:
         """Return the API's answer to this call, made as often as it takes."""
         data = None if body is None else orjson.dumps(body)
         headers = {} if key is None else {"Idempotency-Key": key}
-        deadline = time.monotonic() + self._patience
-        pause = FIRST_PAUSE
+        patience = _Patience(self._patience, self._tell)
         while True:
             try:
                 answer = await self._try(method, path, data, headers)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                trouble, wait = str(error) or "it took too long to answer", 0.0
+            except (aiohttp.ClientError, TimeoutError) as error:  # nobody knows if it was taken
+                trouble = f"{self._base} does not answer: {str(error) or 'it takes too long'}"
+                await patience.spend(trouble, at_least=0.0)
             else:
+                self._patience = PATIENCE
                 if not answer.is_for_a_while:
                     return answer
-                trouble, wait = reason_of(answer.document), _retry_after(answer.headers)
-            wait = max(wait, random.uniform(0, pause))  # noqa: S311 - spreads calls, no secret
-            if time.monotonic() + wait > deadline:
-                raise ImportStoppedError(f"The API at {self._base} does not do its work: {trouble}")
-            await asyncio.sleep(wait)
-            pause = min(2 * pause, LONGEST_PAUSE)
+                trouble = f"{self._base} answers {answer.status}: {reason_of(answer.document)}"
+                await patience.spend(trouble, at_least=_retry_after(answer.headers))
 
     async def _try(
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
@@ -170,6 +175,32 @@ class Client:
             method, self._base + path, data=data, headers=headers
         ) as response:
             return Answer(response.status, response.headers, _document(await response.read()))
+
+
+class _Patience:
+    """The pauses between the tries of one call: longer each time, until there are no more."""
+
+    def __init__(self, seconds: float, tell: Callable[[str], None]) -> None:
+        self._began = time.monotonic()
+        self._deadline = self._began + seconds
+        self._pause = FIRST_PAUSE
+        self._tell: Callable[[str], None] | None = tell
+
+    async def spend(self, trouble: str, *, at_least: float) -> None:
+        """Wait before the next try.
+
+        Raises:
+            ImportStoppedError: there is to be no next try.
+        """
+        pause = max(at_least, random.uniform(0, self._pause))  # noqa: S311 - spreads calls
+        now = time.monotonic()
+        if now + pause > self._deadline:
+            raise ImportStoppedError(trouble)
+        if self._tell is not None and now - self._began > WORTH_TELLING:
+            self._tell(f"{trouble}; it is tried again for {self._deadline - now:.0f} s")
+            self._tell = None
+        await asyncio.sleep(pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
 def reason_of(problem: Document) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ops.errors import CommandError
-from ops.importer.client import Client
+from ops.importer.client import Client, ImportStoppedError
 from ops.importer.pipeline import Counts, Import
 from ops.importer.reading import Refusal, read_orders
 
@@ -83,7 +83,7 @@ async def import_orders(options: Options, console: Console, stop: asyncio.Event)
         _progress(console, size) as show,
         _RefusedRows(options) as refused,
     ):
-        async with Client(options.api, options.api_key) as client:
+        async with Client(options.api, options.api_key, console.print) as client:
             run = Import(
                 client,
                 ensure_stock=options.ensure_stock,
@@ -92,8 +92,9 @@ async def import_orders(options: Options, console: Console, stop: asyncio.Event)
             )
             try:
                 await run.run(read_orders(options.file), stop)
-            except CommandError as error:
-                raise CommandError(f"{error}\n{run.counts.orders:,} done. {GO_ON}") from error
+            except ImportStoppedError as error:
+                done = f"{run.counts.orders:,} orders are done."
+                raise CommandError(f"{error}.\n{done} {GO_ON}") from error
             if not stop.is_set():
                 run.counts.bytes = size  # blank lines are no orders, and yet done
                 show(run.counts)

@@ -1,0 +1,1 @@
+"""``make demo``: real orders through the whole system, and the books checked from outside it."""
