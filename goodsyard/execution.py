@@ -192,6 +192,11 @@ class Executor:
         except TimeoutError:
             silence = f"no answer within {CALL_SECONDS:g} s: it may or may not have happened"
             return _unanswered(handler.contract, silence)
+        except asyncio.CancelledError as error:
+            if _is_being_cancelled():
+                raise
+            # A client library cancelled the future that several of its callers wait for.
+            return _unanswered(handler.contract, _describe(error))
         except Exception as error:  # noqa: BLE001 - one call's failure is its own, not the chunk's
             _log.warning("job.call_failed", job=str(row.id), exc_info=error)
             return _unanswered(handler.contract, _describe(error))
@@ -343,6 +348,11 @@ def _merge(
 
 def _unanswered(contract: type[Contract], error: str) -> Outcome:
     return Retry(error) if contract.policy.repeatable else Dead(UNCERTAIN, error)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _describe(error: BaseException) -> str:
