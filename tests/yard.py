@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -185,6 +187,18 @@ class Yard:
         async with self.sessions.begin() as tx:
             result = await tx.execute(text(statement), parameters)
             return result.all() if result.returns_rows else []  # type: ignore[attr-defined]  # a CursorResult
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 10) -> None:
+    """Return as soon as ``condition`` holds.
+
+    Raises:
+        AssertionError: it didn't within ``seconds``; says ``what`` was waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

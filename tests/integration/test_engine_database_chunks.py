@@ -16,7 +16,7 @@ from goodsyard import execution
 from goodsyard.flow import DatabaseHandler
 from goodsyard.job import Job, JobState, new_id
 from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry, Snooze
-from tests.yard import NOTES, TENANT, Note, Yard, note_all, write
+from tests.yard import NOTES, TENANT, Note, Yard, note_all, until, write
 
 NEVER_WAITS = 3.0
 """Seconds that are plenty for a chunk, and less than any lock would be waited for."""
@@ -370,8 +370,12 @@ async def test_a_handler_that_sits_on_its_transaction_fails_and_not_its_neighbou
         if any(job.payload.line == "slow" for job in chunk):
             await tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = '50ms'"))
             backend = await tx.scalar(text("SELECT pg_backend_pid()"))
-            while await yard.sql("SELECT FROM pg_stat_activity WHERE pid = :pid", pid=backend):
-                await asyncio.sleep(0.01)
+
+            async def ended() -> bool:
+                alive = "SELECT FROM pg_stat_activity WHERE pid = :pid"
+                return not await yard.sql(alive, pid=backend)
+
+            await until(ended, "Postgres to lose its patience")
         return outcomes
 
     deliveries = await yard.deliver(Note(line="slow"), Note(line="quick"))
