@@ -56,14 +56,19 @@ _DISPATCH = text("""
                      AND run_at <= now()
                    ORDER BY run_at LIMIT :most FOR UPDATE SKIP LOCKED) AS due
             LIMIT :most))
-    RETURNING id, fence, lost
+    RETURNING id, fence, lost, priority, run_at
 """)
 
+# SKIP LOCKED: a row that is locked has a worker, so its message did get through.
 _TAKE_BACK = text("""
-    UPDATE goodsyard.job j SET state = 'waiting', deadline = NULL
-      FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
-     WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = m.id AND j.fence = m.fence
-       AND j.state = 'dispatched'
+    UPDATE goodsyard.job SET state = 'waiting', deadline = NULL
+     WHERE id = ANY(ARRAY(
+           SELECT j.id
+             FROM goodsyard.job j
+             JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
+            USING (id, fence)
+            WHERE j.state = 'dispatched'
+              FOR UPDATE OF j SKIP LOCKED))
 """)
 
 # ORDER BY: without it the planner, told that most jobs wait, reads the whole table for a kind and
@@ -108,7 +113,10 @@ async def dispatch(tx: AsyncSession, kind: str, most: int) -> list[Dispatched]:
     is dropped, and the job then waits for its deadline.
     """
     parameters = {"kind": kind, "most": most, "seconds": DISPATCH_SECONDS}
-    return [Dispatched(*row) for row in await tx.execute(_DISPATCH, parameters)]
+    rows = (await tx.execute(_DISPATCH, parameters)).all()
+    # RETURNING has an order of its own, and the first in the batch are in the first message.
+    urgent_first = sorted(rows, key=lambda row: (row.priority, row.run_at))
+    return [Dispatched(row.id, row.fence, row.lost) for row in urgent_first]
 
 
 async def take_back(tx: AsyncSession, deliveries: Sequence[Delivery]) -> None:
