@@ -1,0 +1,147 @@
+"""A rate holds for the whole cluster, to the token, however many relays draw on it at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import ClassVar
+
+from goodsyard import limits
+from goodsyard.contracts import Policy, Rate
+from goodsyard.limits import Limit
+from tests.yard import Note, Yard
+
+NAME = "test.limited"
+
+
+async def set_limit(yard: Yard, rate: str, burst: float | None = None) -> None:
+    async with yard.sessions.begin() as tx:
+        await limits.set_limit(tx, NAME, Rate(rate, burst))
+
+
+async def grant(yard: Yard, wanted: int) -> int:
+    async with yard.sessions.begin() as tx:
+        return await limits.grant(tx, NAME, wanted)
+
+
+async def turn_back(yard: Yard, seconds: float) -> None:
+    """Let the bucket believe that its last grant was so many seconds earlier."""
+    await yard.sql("UPDATE goodsyard.rate SET ts = ts - make_interval(secs => :s)", s=seconds)
+
+
+async def test_a_rate_is_exact_over_concurrent_grants(yard: Yard) -> None:
+    await set_limit(yard, "1/day", burst=200)
+    granted = await asyncio.gather(*(grant(yard, 7) for _ in range(60)))
+    assert sum(granted) == 200
+    assert all(0 <= share <= 7 for share in granted)
+
+
+async def test_a_rate_is_kept_over_time_by_concurrent_callers(yard: Yard) -> None:
+    per_second, burst, seconds = 400, 20, 1.0
+    await set_limit(yard, f"{per_second}/second", burst=burst)
+    began = time.monotonic()
+
+    async def relay() -> int:
+        total = 0
+        while time.monotonic() - began < seconds:
+            total += await grant(yard, 5)
+        return total
+
+    total = sum(await asyncio.gather(*(relay() for _ in range(4))))
+    took = time.monotonic() - began
+    assert per_second * (seconds * 0.7) <= total <= per_second * took + burst
+
+
+async def test_what_is_wanted_is_the_most_that_is_taken(yard: Yard) -> None:
+    await set_limit(yard, "1/day", burst=10)
+    assert [await grant(yard, wanted) for wanted in (3, 0, 5, 5, 5)] == [3, 0, 5, 2, 0]
+
+
+async def test_unused_tokens_come_back(yard: Yard) -> None:
+    await set_limit(yard, "1/day", burst=10)
+    async with yard.sessions.begin() as tx:
+        assert await limits.grant(tx, NAME, 10) == 10
+        await limits.give_back(tx, NAME, 4)
+    assert await grant(yard, 10) == 4
+
+
+async def test_a_bucket_never_holds_more_than_its_burst(yard: Yard) -> None:
+    await set_limit(yard, "10/second", burst=5)
+    async with yard.sessions.begin() as tx:
+        await limits.give_back(tx, NAME, 1_000)
+    await turn_back(yard, 3_600)
+    assert await grant(yard, 100) == 5
+
+
+async def test_a_spent_bucket_fills_up_at_its_rate(yard: Yard) -> None:
+    await set_limit(yard, "60/hour", burst=10)
+    assert await grant(yard, 10) == 10
+    await turn_back(yard, 59)
+    assert await grant(yard, 10) == 0
+    await turn_back(yard, 1)
+    assert await grant(yard, 10) == 1
+    await turn_back(yard, 180)
+    assert await grant(yard, 10) == 3
+
+
+async def test_a_fraction_of_a_token_is_kept_for_later(yard: Yard) -> None:
+    await set_limit(yard, "60/hour", burst=10)
+    await grant(yard, 10)
+    for _ in range(3):
+        await turn_back(yard, 30)
+        await grant(yard, 10)
+    ((tokens,),) = await yard.sql("SELECT tokens FROM goodsyard.rate")
+    assert 0.5 <= tokens < 0.6
+
+
+async def test_a_grant_that_is_rolled_back_costs_nothing(yard: Yard) -> None:
+    await set_limit(yard, "1/day", burst=10)
+    async with yard.sessions() as tx:
+        assert await limits.grant(tx, NAME, 10) == 10
+        await tx.rollback()
+    assert await grant(yard, 10) == 10
+
+
+async def test_a_clock_that_goes_back_takes_and_gives_nothing(yard: Yard) -> None:
+    await set_limit(yard, "1/day", burst=10)
+    await grant(yard, 4)
+    await turn_back(yard, -3_600)
+    assert await grant(yard, 10) == 6
+
+
+async def test_without_a_limit_all_is_granted(yard: Yard) -> None:
+    assert await grant(yard, 500) == 500
+
+
+async def test_a_limit_changes_live_and_fills_no_bucket(yard: Yard) -> None:
+    await set_limit(yard, "1/day", burst=10)
+    await grant(yard, 7)
+    await set_limit(yard, "1/day", burst=100)
+    assert await grant(yard, 100) == 3
+    await set_limit(yard, "100/second", burst=100)
+    await turn_back(yard, 0.5)
+    assert await grant(yard, 100) >= 50
+
+
+async def test_a_limit_that_is_removed_limits_nothing(yard: Yard) -> None:
+    await set_limit(yard, "1/day")
+    async with yard.sessions.begin() as tx:
+        await limits.set_limit(tx, NAME, None)
+        assert await limits.list_limits(tx) == []
+    assert await grant(yard, 500) == 500
+
+
+async def test_the_limit_of_a_policy_is_where_it_starts_and_not_where_it_is_set_back_to(
+    yard: Yard,
+) -> None:
+    class Limited(Note):
+        kind: ClassVar[str] = NAME
+        policy: ClassVar[Policy] = Policy(queue="orders", limit=Rate("50/second", burst=5))
+
+    async with yard.sessions.begin() as tx:
+        await limits.declare(tx, [Limited, Note])
+        assert await limits.list_limits(tx) == [Limit(NAME, 50, 5)]
+    await set_limit(yard, "7/second", burst=7)
+    async with yard.sessions.begin() as tx:
+        await limits.declare(tx, [Limited, Note])
+        assert await limits.list_limits(tx) == [Limit(NAME, 7, 7)]
