@@ -22,6 +22,10 @@ _SESSION_LIMITS = {
     "transaction_timeout": "15s",
     "lock_timeout": "5s",
     "timezone": "UTC",
+    # A plan made and kept while the queue was empty reads the whole table once it is full: 150 ms
+    # for a chunk's dispatch or settlement instead of 3, at a backlog of 180,000, until the next
+    # ANALYZE. Planning anew costs 0.1 to 0.2 ms a statement.
+    "plan_cache_mode": "force_custom_plan",
 }
 
 
