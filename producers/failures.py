@@ -8,12 +8,12 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
 
 from goodsyard.execution import is_outage
 from goodsyard.request_keys import KeyInFlightError
@@ -87,9 +87,9 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> Iterator[str]:
     """Yield what any route takes at the request's path; the framework tells of the first alone."""
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            yield from getattr(route, "methods", None) or ()
+    for route in iter_route_contexts(request.app.routes):
+        if route.path_regex.match(request.url.path):
+            yield from route.methods or ()
 
 
 def _of_validation(errors: Sequence[Mapping[str, Any]]) -> ProblemError:

@@ -36,7 +36,14 @@ class RequestKey:
     """A request's key and what it asks for."""
 
     key: str
-    hash: bytes
+    method: str
+    path: str
+    body: JsonValue
+
+    @property
+    def hash(self) -> bytes:
+        """By which requests are the same; only of a body that was validated (nesting!)."""
+        return request_hash(self.method, self.path, self.body)
 
     def claim(self, resource: Mapping[str, JsonValue]) -> KeyClaim:
         """Return the wish to be the one that creates ``resource``."""
@@ -80,7 +87,7 @@ async def _accepted(
 
 async def _read(request: Request, value: str) -> RequestKey:
     body = await request.json() if await request.body() else None
-    return RequestKey(parse_key(value), request_hash(request.method, request.url.path, body))
+    return RequestKey(parse_key(value), request.method, request.url.path, body)
 
 
 RequiredKey = Annotated[RequestKey, Depends(_required)]

@@ -37,6 +37,7 @@ class Watch:
         self._watchers = watchers
         self._ids: set[str] = set()
         self._news = asyncio.Event()
+        self.waiting = False
 
     def add(self, ids: Iterable[UUID]) -> bool:
         """Watch these too; return whether any is new: then look once more before waiting."""
@@ -52,9 +53,11 @@ class Watch:
 
     async def wait(self, seconds: float) -> None:
         """Return at the next news, or after ``seconds``."""
+        self.waiting = True
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
+        self.waiting = False
         self._news.clear()
 
     def close(self) -> None:
@@ -105,6 +108,10 @@ class News:
             yield watch
         finally:
             watch.close()
+
+    def is_awaited(self, one: UUID) -> bool:
+        """Whether a request has looked at ``one`` and waits for its news right now."""
+        return any(watch.waiting for watch in self._watchers.get(str(one), ()))
 
     async def looks(
         self,

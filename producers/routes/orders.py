@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from commerce.money import MAX_AMOUNT
 from goodsyard import request_keys
-from goodsyard.request_keys import request_hash
 from producers import problems
 from producers.answers import JsonAnswer
 from producers.authentication import Principal, needs
@@ -93,10 +92,10 @@ async def submit_orders(request: Request, body: BulkIn, principal: Writer, use: 
             answers.append(wish)
             continue
         first = wishes.setdefault(wish.key.key, wish)
-        reused = first.key.hash != wish.key.hash
-        answers.append(
-            ProblemError(problems.KEY_REUSED) if reused else (wish.key.key, first is not wish)
-        )
+        if first is not wish and first.key.hash != wish.key.hash:
+            answers.append(ProblemError(problems.KEY_REUSED))
+        else:
+            answers.append((wish.key.key, first is not wish))
     submission = Submission(use, principal.tenant, trace_context(request))
     verdicts = await submission.accept(list(wishes.values()))
     results = [
@@ -120,7 +119,7 @@ def _wish(item: Any) -> Wish | ProblemError:  # noqa: ANN401 - whatever JSON the
     except ProblemError as problem:
         return problem
     alone = {name: value for name, value in item.items() if name != "idempotency_key"}
-    return Wish(RequestKey(key, request_hash("POST", PATH, alone)), order.order())
+    return Wish(RequestKey(key, "POST", PATH, alone), order.order())
 
 
 def _result(verdict: Verdict, number: int, *, repeated: bool = False) -> Document:

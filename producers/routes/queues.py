@@ -96,7 +96,7 @@ def _document(queue: QueueView, limits: dict[str, Document]) -> Document:
         "name": queue.name,
         "paused": queue.paused,
         "workers": queue.workers,
-        "depth": queue.depth,
+        "depth": {state.value: jobs for state, jobs in queue.depth.items()},
         "oldest_seconds": round(queue.oldest_seconds, 3),
         "kinds": kinds,
         "limits": [limits[kind] for kind in kinds if kind in limits],
