@@ -23,6 +23,7 @@ Key = Annotated[str | None, typer.Option("--api-key", help="The key, or GOODSYAR
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
 Kind = Annotated[str | None, typer.Option(help="Of this kind only, as orders.process.")]
+Queue = Annotated[str | None, typer.Option(help="Of this queue only.")]
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
@@ -31,7 +32,7 @@ def list_jobs(  # noqa: PLR0913 - an option each
     *,
     state: Annotated[str | None, typer.Option(help="In this state only, as dead.")] = None,
     kind: Kind = None,
-    queue: Annotated[str | None, typer.Option(help="Of this queue only.")] = None,
+    queue: Queue = None,
     limit: Annotated[int, typer.Option(min=1, help="At most as many.")] = 50,
     api: Url = None,
     api_key: Key = None,
@@ -54,6 +55,7 @@ def retry(  # noqa: PLR0913 - an option each
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; or:")] = None,
     *,
     kind: Kind = None,
+    queue: Queue = None,
     reason: Annotated[str | None, typer.Option(help="Dead for this reason only.")] = None,
     all_dead: Annotated[bool, typer.Option("--all", help="All dead jobs.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Only say which.")] = False,
@@ -62,15 +64,15 @@ def retry(  # noqa: PLR0913 - an option each
     as_json: Json = False,
 ) -> None:
     """Let a dead job try again, under its own id; or all those that match."""
-    if (job is not None) == (kind is not None or reason is not None or all_dead):
-        raise CommandError("Which jobs? Give one id; or --kind, --reason or both; or --all.")
+    filters = {"kind": kind, "queue": queue, "reason": reason}
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    if (job is not None) == (bool(wanted) or all_dead):
+        raise CommandError("Which jobs? Give one id; or --kind, --queue, --reason; or --all.")
     if job is not None and dry_run:
         raise CommandError("--dry-run tells which jobs match; here it is the one you name.")
     if job is not None:
         answer = _open(api, api_key).post(f"/jobs/{job}/retry")
     else:
-        filters = {"kind": kind, "reason": reason}
-        wanted = {name: value for name, value in filters.items() if value is not None}
         answer = _open(api, api_key).post("/jobs/retry", {**wanted, "dry_run": dry_run})
     _print_one(answer, as_json=as_json)
 
@@ -112,14 +114,14 @@ def list_limits(*, api: Url = None, api_key: Key = None, as_json: Json = False) 
 def set_limit(  # noqa: PLR0913 - an option each
     limit: Name,
     *,
-    rate: Annotated[str, typer.Option(help="As 100/minute; /second and /hour do too.")],
+    rate: Annotated[str, typer.Option(help="As 100/minute; none lifts the limit.")],
     burst: Annotated[int | None, typer.Option(min=1, help="How many may start at once.")] = None,
     api: Url = None,
     api_key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Set a rate limit, named as the kind it holds back; live within a second."""
-    body: Body = {"rate": rate} if burst is None else {"rate": rate, "burst": burst}
+    body: Body = {"rate": None if rate == "none" else rate, "burst": burst}
     _print_one(_open(api, api_key).put(f"/limits/{limit}", body), as_json=as_json)
 
 

@@ -18,7 +18,9 @@ import httpx
 import psycopg
 import pytest
 from redis import Redis
+from typer.testing import CliRunner
 
+from ops.cli import app
 from ops.embedded.ports import free_port
 from tests.conftest import Servers
 from tests.processes import living, tree, wait_until
@@ -152,6 +154,29 @@ def test_an_order_goes_all_the_way(running: Up) -> None:
     assert final["status"] == "paid"
 
 
+def test_the_verbs_of_an_operator_reach_the_api(running: Up) -> None:
+    jobs = _asked(running, "jobs", "list", "--kind", "orders.process", "--state", "succeeded")
+    assert [job["kind"] for job in jobs] == ["orders.process"]
+    job = jobs[0]["id"]
+    assert _asked(running, "jobs", "show", job)["id"] == job
+    assert _asked(running, "jobs", "retry", "--all", "--dry-run")["count"] == 0
+
+    assert _asked(running, "queues", "pause", "orders")["paused"] is True
+    assert _asked(running, "queues", "resume", "orders")["paused"] is False
+    assert {queue["name"]: queue["workers"] for queue in _asked(running, "queues", "list")} == {
+        "orders": 2,
+        "payments": 2,
+        "notifications": 2,
+        "submit": 2,
+        "quarantine": 2,
+    }
+
+    _asked(running, "limits", "set", "payments.charge", "--rate", "100/minute", "--burst", "20")
+    limit = {"name": "payments.charge", "rate": "100/minute", "burst": 20}
+    assert limit in _asked(running, "limits", "list")
+    _asked(running, "limits", "set", "payments.charge", "--rate", "none")
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_killed_process_is_replaced_and_the_ready_file_written_again(
@@ -227,6 +252,15 @@ def test_servers_that_are_set_are_used_and_outlive_it(
         assert not up.ready_file.exists()
     assert servers.postgres.answers()
     assert servers.valkey.answers()
+
+
+def _asked(up: Up, *arguments: str) -> Any:  # noqa: ANN401 - JSON of any form
+    """Run a verb that calls the API, and return what it prints."""
+    ready = up.ready
+    settings = {"GOODSYARD_API_URL": ready["api"], "GOODSYARD_API_KEY": ready["admin_api_key"]}
+    run = CliRunner().invoke(app, [*arguments, "--json"], env=settings, catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    return json.loads(run.stdout)
 
 
 def _refused(folder: Path, *arguments: str, **settings: str) -> str:
