@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -66,6 +67,8 @@ class Relay:
         self._publish = publish
         self._contracts = {contract.kind: contract for contract in kinds}
         self._queues = sorted({c.policy.queue for c in self._contracts.values()})
+        # One thread, always the same: kombu and Celery keep their connections a thread each.
+        self._publishing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
         self._woken: set[str] = set()
         self._wake = asyncio.Event()
         self._last_look = 0.0
@@ -151,7 +154,8 @@ class Relay:
 
     async def _send(self, envelopes: Sequence[Envelope], sent_at: float) -> None:
         try:
-            await asyncio.to_thread(self._publish, envelopes, sent_at)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._publishing, self._publish, envelopes, sent_at)
         except (KombuError, redis.RedisError, OSError):
             deliveries = [one for envelope in envelopes for one in envelope.chunk.deliveries]
             async with self._sessions.begin() as tx:
