@@ -32,6 +32,7 @@ task_reject_on_worker_lost = False  # would send a poison job round for ever, un
 task_publish_retry = False  # the relay has its own backoff, and a hang would stall it
 task_time_limit = 30  # the last resort: above any provider's time, below any lease
 
+worker_consumer = "workers.consumer:Consumer"  # one that no message ends
 worker_prefetch_multiplier = 1
 worker_disable_prefetch = True  # no chunk waits in a worker's memory behind a slow call
 worker_disable_rate_limits = True  # Celery's are per process; ours are the relay's

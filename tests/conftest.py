@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -56,10 +57,8 @@ def postgres_url(servers: Servers) -> str:
 @pytest.fixture
 def database_url(servers: Servers, postgres_url: str) -> Iterator[str]:
     """An empty, migrated database of this test's own."""
-    name = next(_names)
-    _administer(servers.postgres.url, "CREATE DATABASE {} TEMPLATE {}", name, _TEMPLATE)
-    yield _on(name, servers.postgres.url)
-    _administer(servers.postgres.url, "DROP DATABASE {} WITH (FORCE)", name)
+    with fresh_database(servers) as url:
+        yield url
 
 
 @pytest.fixture
@@ -82,6 +81,15 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 def sessions(engine: AsyncEngine) -> Sessions:
     """Transactions on this test's database."""
     return session_factory(engine)
+
+
+@contextmanager
+def fresh_database(servers: Servers) -> Iterator[str]:
+    """Have an empty, migrated database for a while; the fixture ``postgres_url`` came before."""
+    name = next(_names)
+    _administer(servers.postgres.url, "CREATE DATABASE {} TEMPLATE {}", name, _TEMPLATE)
+    yield _on(name, servers.postgres.url)
+    _administer(servers.postgres.url, "DROP DATABASE {} WITH (FORCE)", name)
 
 
 def _administer(url: str, statement: str, *names: str) -> None:

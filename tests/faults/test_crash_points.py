@@ -1,0 +1,56 @@
+"""A process may be killed at any line that matters: what it had in hand is carried out once."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.faults.conftest import System
+from tests.harness.invariants import assert_invariants
+from tests.harness.shop import Shop
+from tests.processes import living
+
+pytestmark = pytest.mark.faults
+
+ORDERS = 40
+
+
+@pytest.mark.parametrize(
+    ("point", "queues"),
+    [
+        ("after_claim", ("orders", "payments")),
+        ("before_settle", ("payments", "notifications")),
+        ("before_commit", ("orders", "payments")),
+        ("after_commit", ("orders", "payments")),
+    ],
+)
+def test_a_worker_killed_at_any_point_loses_nothing_and_charges_nobody_twice(
+    system: System, shop: Shop, point: str, queues: tuple[str, ...]
+) -> None:
+    settings = {"GOODSYARD_FAILPOINT": point}
+    doomed = [system.cluster.worker(queues=[queue], settings=settings) for queue in queues]
+    system.cluster.until_ready()
+    processes = [child for node in doomed for child in node.offspring]
+
+    shop.order(ORDERS)
+    shop.until(lambda: not living(processes), f"{processes} to have died {point}")
+    for node in doomed:
+        node.kill()  # else the next process it forks dies there too
+
+    shop.until_settled()
+    # After a commit nothing is left to bring back, but for the calls that were still under way.
+    assert shop.most_lost() == 1 or point == "after_commit"
+    assert_invariants(shop)
+
+
+@pytest.mark.parametrize("point", ["before_dispatch_commit", "after_dispatch_commit"])
+def test_a_relay_killed_at_any_point_loses_nothing(system: System, shop: Shop, point: str) -> None:
+    system.relay.kill()
+    shop.order(ORDERS)
+    doomed = system.cluster.relay({"GOODSYARD_FAILPOINT": point})
+    assert doomed.until_ended() == -signal.SIGKILL
+
+    system.relay.start()
+    shop.until_settled()
+    assert_invariants(shop)

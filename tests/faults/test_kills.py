@@ -1,0 +1,65 @@
+"""Workers may be killed or frozen at any moment: others finish what they had begun, once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+
+import pytest
+
+from tests.faults.conftest import System
+from tests.harness.invariants import assert_invariants
+from tests.harness.shop import Shop
+
+pytestmark = pytest.mark.faults
+
+
+def test_worker_nodes_killed_in_the_middle_lose_nothing_and_charge_nobody_twice(
+    system: System, shop: Shop
+) -> None:
+    first, second = sorted(random.sample(range(10, 200), 2))
+    print(f"kills after {first} and {second} charges")  # noqa: T201 - shown where the test fails
+    other = system.cluster.worker(processes=2)
+    other.until_ready()
+
+    shop.order(300)
+    shop.until_charged(first)
+    other.kill()
+    shop.until_charged(second)
+    system.worker.kill()
+    assert not shop.is_settled(), "it was to be killed in the middle"
+    system.worker.start()
+
+    shop.until_settled()
+    assert_invariants(shop)
+
+
+def test_a_killed_worker_process_takes_no_neighbour_with_it_and_is_replaced(
+    system: System, shop: Shop
+) -> None:
+    before = system.worker.offspring
+    shop.order(100)
+    shop.until_charged(20)
+    os.kill(before[0], signal.SIGKILL)
+
+    shop.until_settled()
+    assert system.worker.status is None
+    assert before[1] in system.worker.offspring
+    shop.until(lambda: len(system.worker.offspring) == 2, "a new process in its place")
+    assert_invariants(shop)
+
+
+def test_a_worker_that_wakes_up_when_others_have_finished_its_jobs_changes_nothing(
+    system: System, shop: Shop
+) -> None:
+    sleeper = system.cluster.worker(processes=2)
+    sleeper.until_ready()
+    shop.order(200)
+    shop.until_charged(50)
+    sleeper.freeze()
+    shop.until_settled()
+    sleeper.thaw()
+    sleeper.terminate()  # by then it has brought its late answers in
+    assert sleeper.until_ended() == 0
+    assert_invariants(shop)

@@ -1,0 +1,170 @@
+"""Goodsyard's own processes on one database and one Redis, started by the commands people type."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import httpx
+
+from goodsyard.settings import PREFIX
+from ops.children import Program
+from ops.embedded.ports import LOOPBACK, free_port
+from tests.harness.programs import Running
+
+ROOT = Path(__file__).parents[2]
+
+# A test must not wait as long as an operator may: what is in hand takes a second or two.
+_GRACE = 10.0
+_AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass
+class Cluster:
+    """A sandbox, and as many relays and worker nodes as are asked for.
+
+    Args:
+        folder: where the logs are.
+        database_url: a migrated database.
+        redis_url: broker and doorbell.
+    """
+
+    folder: Path
+    database_url: str
+    redis_url: str
+    running: list[Running] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._numbers = count(1)
+        http, smtp = free_port(), free_port()
+        self.gateway_url = f"http://{LOOPBACK}:{http}"
+        self.smtp_url = f"smtp://{LOOPBACK}:{smtp}"
+        self._client = httpx.Client(base_url=self.gateway_url, timeout=10)
+        # Nothing of a developer's own settings: neither from the environment nor from a .env file,
+        # which is read from the working directory.
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            f"{PREFIX}DATABASE_URL": self.database_url,
+            f"{PREFIX}REDIS_URL": self.redis_url,
+            f"{PREFIX}GATEWAY_URL": self.gateway_url,
+            f"{PREFIX}GATEWAY_KEY": "sk_test_of_the_tests",
+            f"{PREFIX}GATEWAY_WEBHOOK_SECRET": "whsec_of_the_tests",
+            f"{PREFIX}SMTP_URL": self.smtp_url,
+            f"{PREFIX}MAIL_FROM": "shop@goodsyard.example",
+        }
+        folder = str(self.folder / "sandbox")
+        ports = ("--port", str(http), "--smtp-port", str(smtp), "--folder", folder)
+        self.sandbox = self._goodsyard("sandbox", "sandbox", *ports, sign='"gateway"')
+
+    def relay(self, settings: Mapping[str, str] = _AS_THEY_ARE) -> Running:
+        """Start a relay, with ``settings`` added to its environment."""
+        return self._start(
+            self._goodsyard(f"relay-{next(self._numbers)}", "relay", settings=settings)
+        )
+
+    def worker(
+        self,
+        *,
+        queues: Sequence[str] = (),
+        processes: int = 1,
+        settings: Mapping[str, str] = _AS_THEY_ARE,
+    ) -> Running:
+        """Start a worker node.
+
+        Args:
+            queues: those it consumes; all, if none is named.
+            processes: how many chunks it runs at a time.
+            settings: added to its environment; an empty one is left out of it.
+        """
+        name = f"worker-{next(self._numbers)}"
+        arguments = ["--hostname", f"{name}@test", "--concurrency", str(processes)]
+        arguments += ["--queues", ",".join(queues)] if queues else []
+        sign = f"{name}@test ready."
+        return self._start(
+            self._goodsyard(name, "worker", *arguments, sign=sign, settings=settings)
+        )
+
+    def program(
+        self, name: str, *arguments: str, settings: Mapping[str, str] = _AS_THEY_ARE
+    ) -> Program:
+        """Return a Python program in the environment of the cluster's processes."""
+        environment = {**self._environment, **settings}
+        return Program(
+            name=name,
+            command=(sys.executable, *arguments),
+            environment={name: value for name, value in environment.items() if value},
+            folder=self.folder,
+            grace=_GRACE,
+        )
+
+    def start(self, program: Program, sign: str = "") -> Running:
+        """Start a program that ends with the cluster."""
+        return self._start(Running(program, self.folder / f"{program.name}.log", sign))
+
+    def until_ready(self) -> None:
+        """Wait until all that was started and runs is ready for work."""
+        for running in self.running:
+            if running.status is None:
+                running.until_ready()
+
+    def charges(self) -> list[dict[str, Any]]:  # Any: JSON, as interface.md describes it
+        """Return every attempt to charge that the gateway has seen, in their order."""
+        return self._log("charges")
+
+    def mails(self) -> list[dict[str, Any]]:  # Any: as above
+        """Return every delivery of a mail that the sink has taken, in their order."""
+        return self._log("mails")
+
+    def misbehave(self, fault: str, count: int, seconds: float) -> None:
+        """Let the next ``count`` calls of the gateway meet ``fault``."""
+        order = {"fault": fault, "count": count, "seconds": seconds}
+        self._client.post("/sandbox/faults", json=order).raise_for_status()
+
+    def behave(self) -> None:
+        """Let the gateway work again."""
+        self._client.delete("/sandbox/faults").raise_for_status()
+
+    def __enter__(self) -> Self:
+        self._start(self.sandbox)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+        for running in self.running:
+            if running is not self.sandbox and running.status is None:
+                running.thaw()
+                running.terminate()  # all of them at once, before the first is waited for
+        for running in reversed(self.running):
+            running.stop()
+
+    def _goodsyard(
+        self,
+        name: str,
+        *arguments: str,
+        sign: str = "",
+        settings: Mapping[str, str] = _AS_THEY_ARE,
+    ) -> Running:
+        program = self.program(name, "-m", "ops", *arguments, settings=settings)
+        return Running(program, self.folder / f"{name}.log", sign)
+
+    def _start(self, running: Running) -> Running:
+        running.start()
+        self.running.append(running)
+        return running
+
+    def _log(self, name: str) -> list[dict[str, Any]]:
+        answer = self._client.get(f"/sandbox/{name}").raise_for_status()
+        return list(answer.json()["data"])

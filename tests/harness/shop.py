@@ -1,0 +1,180 @@
+"""A tenant of its own on a running cluster: what it orders, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from commerce.orders import rows
+from commerce.orders.rows import NewOrder
+from commerce.orders.rules import Line
+from goodsyard.database import open_engine, session_factory
+from goodsyard.submit import Staged, stage
+from tasks.contracts import ProcessOrder
+from tests.harness.cluster import Cluster
+from tests.harness.programs import PATIENCE
+from tests.processes import wait_until
+
+T = TypeVar("T")
+Row = dict[str, Any]  # Any: of whatever a query selects
+
+ON_HAND = 1_000_000
+"""Pieces of the one SKU in stock, before anything is ordered."""
+
+# How the ways an order can end are mixed: one order in ten is declined, free or not to be had.
+_VISA = "pm_card_visa"
+_MIX = (
+    ("payment_failed", Line("CD", 1, 1_999), "pm_card_chargeDeclined"),
+    ("paid", Line("CD", 1, 0), _VISA),
+    ("rejected", Line("sold out", 1, 1_999), _VISA),
+    *7 * (("paid", Line("CD", 2, 1_499), _VISA),),
+)
+
+
+@dataclass
+class Shop:
+    """One tenant with a customer and a stock; whoever orders here is judged apart from others.
+
+    Args:
+        cluster: the processes that carry the orders out.
+    """
+
+    cluster: Cluster
+    expected: dict[UUID, str] = field(default_factory=dict)
+    """What every order handed in must end as."""
+
+    def __enter__(self) -> Self:
+        url = make_url(self.cluster.database_url).set(drivername="postgresql")
+        self._connection = psycopg.connect(
+            url.render_as_string(hide_password=False), autocommit=True, row_factory=dict_row
+        )
+        self.tenant = self.value(
+            "INSERT INTO commerce.tenant (name) VALUES (gen_random_uuid()) RETURNING id"
+        )
+        self.email = f"customer-of-{self.tenant}@shop.example"
+        self.user = self.value(
+            "INSERT INTO commerce.users (tenant, email) VALUES (%(tenant)s, %(email)s)"
+            " RETURNING id",
+            email=self.email,
+        )
+        self.rows(
+            "INSERT INTO commerce.stock (tenant, sku, on_hand) VALUES (%(tenant)s, 'CD', %(n)s)"
+            " RETURNING sku",
+            n=ON_HAND,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+
+    def order(self, count: int) -> None:
+        """Hand orders in, as the API does: each with its job, all in one commit."""
+        ends = [_MIX[number % len(_MIX)] for number in range(count)]
+        orders = [NewOrder(self.user, "EUR", [line], card, {}) for _, line, card in ends]
+        self.expected |= {order.id: end for order, (end, _, _) in zip(orders, ends, strict=True)}
+
+        async def submit(tx: AsyncSession) -> None:
+            await rows.insert(tx, self.tenant, orders)
+            await stage(tx, [Staged(self.tenant, ProcessOrder(order_id=o.id)) for o in orders])
+
+        self.transact(submit)
+
+    def transact(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Run functions of the engine or the business in one transaction."""
+
+        async def run() -> T:
+            engine = open_engine(self.cluster.database_url, pool_size=1, application_name="tests")
+            try:
+                async with session_factory(engine).begin() as tx:
+                    return await work(tx)
+            finally:
+                await engine.dispose()
+
+        return asyncio.run(run())
+
+    def rows(self, query: str, **parameters: object) -> list[Row]:
+        """Return what a query selects; ``%(tenant)s`` is the shop's."""
+        known = {"tenant": getattr(self, "tenant", None)}
+        return self._connection.execute(query.encode(), known | parameters).fetchall()
+
+    def value(self, query: str, **parameters: object) -> Any:  # noqa: ANN401 - as selected
+        """Return the one value that a query selects."""
+        [row] = self.rows(query, **parameters)
+        [value] = row.values()
+        return value
+
+    def outcomes(self) -> Counter[str]:
+        """Return how many orders have which status."""
+        query = "SELECT status::text, count(*) FROM commerce.orders WHERE tenant = %(tenant)s"
+        return Counter({r["status"]: r["count"] for r in self.rows(f"{query} GROUP BY status")})
+
+    def jobs(self) -> list[Row]:
+        """Return the jobs that are live or dead, grouped by what they have in common."""
+        return self.rows("""
+            SELECT kind, state::text, count(*), max(fence) AS fence, max(lost) AS lost,
+                   max(attempts) AS attempts, min(deadline - now()) AS due_in, max(error) AS error
+              FROM goodsyard.job WHERE tenant = %(tenant)s GROUP BY kind, state ORDER BY 1, 2""")
+
+    def is_settled(self) -> bool:
+        """Tell whether every order came to its end, and no job of the shop is live or dead."""
+        outcomes = self.outcomes()
+        return not (outcomes["pending"] or outcomes["reserved"] or self.jobs())
+
+    def until_settled(self) -> None:
+        """Wait until all orders and all jobs have come to their end."""
+        self.until(self.is_settled, "all orders to come to their end")
+
+    def until_charged(self, count: int) -> None:
+        """Wait until the gateway has seen that many charges of this shop."""
+        self.until(lambda: len(self.charges()) >= count, f"{count} charges")
+
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+        """Wait until ``condition`` holds; where it doesn't, say how things stand.
+
+        Raises:
+            AssertionError: it didn't within ``seconds``.
+        """
+        try:
+            wait_until(condition, what, seconds)
+        except AssertionError as error:
+            error.add_note(f"orders: {dict(self.outcomes())}")
+            for jobs in self.jobs():
+                error.add_note(f"jobs: {jobs}")
+            error.add_note(f"logs: {self.cluster.folder}")
+            raise
+
+    def most_lost(self) -> int:
+        """Return the most deliveries that any one job has lost."""
+        most: int = self.value("""
+            SELECT coalesce(max(lost), 0)
+              FROM (SELECT lost FROM goodsyard.job WHERE tenant = %(tenant)s
+                    UNION ALL
+                    SELECT lost FROM goodsyard.job_done WHERE tenant = %(tenant)s) AS jobs""")
+        return most
+
+    def charges(self) -> list[Row]:
+        """Return what the gateway saw of this shop's payments, in order."""
+        keys = {
+            f"{row['id']}:charge"
+            for row in self.rows("SELECT id FROM commerce.payment WHERE tenant = %(tenant)s")
+        }
+        return [c for c in self.cluster.charges() if c["idempotency_key"] in keys]
+
+    def mails(self) -> list[Row]:
+        """Return what the mail sink took for this shop's customer, copies included, in order."""
+        return [mail for mail in self.cluster.mails() if mail["to"] == self.email]

@@ -1,0 +1,41 @@
+"""A message that can't be read costs nothing but itself: it is dropped, and the worker goes on.
+
+Celery 5.7 lets some errors that a message causes (a body that is no list, a task's name that is no
+text) end the worker, which puts the message back on its way out: whoever starts next ends as well,
+for ever. Here a message has no authority. If it was one of ours, its jobs' deadline replaces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu import Message
+from redis import RedisError
+
+_log = structlog.get_logger(__name__)
+
+
+class Consumer(CeleryConsumer):
+    """Celery's consumer, but for what it does about errors in the handling of a message."""
+
+    def create_task_handler(
+        self,
+        *arguments: Any,  # noqa: ANN401 - Celery's own
+    ) -> Callable[[Message], None]:
+        """Return what is called with each message."""
+        handle = super().create_task_handler(*arguments)
+
+        def handle_or_drop(message: Message) -> None:
+            try:
+                handle(message)
+            except (OSError, RedisError):
+                raise  # it is the connection: Celery makes it anew
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is dropped
+                _log.warning("message.dropped", exc_info=error)
+                if not message.acknowledged:
+                    message.reject()
+
+        return handle_or_drop
