@@ -166,7 +166,7 @@ def _bars(expected: Expectation, console: Console) -> Iterator[Callable[[HowFar]
 def _show(outcome: Outcome, console: Console) -> None:
     console.print(_figures(outcome), _promises(outcome.checks))
     console.print(
-        f"Left behind in {FOLDER}: summary.json, logs, sandbox/charges.jsonl, sandbox/mails.jsonl.\n"
+        f"Left in {FOLDER}: summary.json, logs, sandbox/charges.jsonl, sandbox/mails.jsonl.\n"
         "Everything has stopped. `make up` starts it to stay and says where the API's docs, Flower "
         "and the mails are.",
         soft_wrap=True,

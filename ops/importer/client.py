@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ _ABOUT_THE_USER = frozenset(
         "/problems/not-found",  # created by an earlier import and erased since
     }
 )
+_IN_BULK = re.compile(
+    r"^#/orders/\d+/?"
+)  # where an order stands in a request says nothing to a reader
+
 MAX_USERNAME = 64  # characters the API takes
 
 _FOR_A_WHILE = frozenset(
@@ -206,7 +211,8 @@ class _Patience:
 def reason_of(problem: Document) -> str:
     """Return what a problem document (RFC 9457) says, in one line."""
     places = [
-        f"{error.get('pointer', '')} {error['detail']}" for error in problem.get("errors", [])
+        f"{_IN_BULK.sub('', error.get('pointer', ''))} {error['detail']}".strip()
+        for error in problem.get("errors", [])
     ]
     return "; ".join(places) or str(problem.get("detail") or problem.get("title") or problem)
 
