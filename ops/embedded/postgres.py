@@ -72,7 +72,7 @@ class PostgresServer(Server):
             ),
             environment=_environment(),
             folder=self.folder,
-            account=owner_account(self._cluster, self._executables),
+            account=owner_account(self._cluster, self._executables / "postgres"),
             stop_signal=signal.SIGINT,  # "fast": ends every session, then writes a checkpoint
             end_signal=signal.SIGQUIT,  # "immediate": what was committed is recovered next time
             grace=30.0,
@@ -111,7 +111,7 @@ class PostgresServer(Server):
         unfinished = self.folder / "cluster.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
-        account = ordinary_account(unfinished, self._executables)
+        account = ordinary_account(unfinished, self._executables / "postgres")
         if account:
             os.chown(unfinished, account.uid, account.gid)
         status = run(self._initdb(unfinished, account), self.log, _SECONDS_TO_INITIALISE)
