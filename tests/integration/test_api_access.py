@@ -18,22 +18,20 @@ from producers.settings import ApiSettings
 from tests.integration.conftest import Api, order_for
 
 
-@pytest.mark.parametrize(
-    "authorization",
-    [None, "", "Bearer", "Bearer x", "Basic abc", "Bearer gy_live_0123456789abcdef_wrong"],
-)
-async def test_without_a_valid_key_nothing_is_told(api: Api, authorization: str | None) -> None:
-    headers = {} if authorization is None else {"Authorization": authorization}
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(api.app), base_url="http://api.test", headers=headers
-    ) as http:
-        for path in ("/v1/orders", "/v1/nowhere"):
-            answer = await http.get(path)
-            assert answer.status_code == 401
-            assert answer.headers["WWW-Authenticate"] == "Bearer"
-            assert answer.headers["Content-Type"] == "application/problem+json"
-            assert answer.json()["type"] == "/problems/unauthenticated"
-            assert int(answer.headers["RateLimit-Limit"]) == 60
+async def test_without_a_valid_key_nothing_is_told(api: Api) -> None:
+    bad = (None, "", "Bearer", "Bearer x", "Basic abc", "Bearer gy_live_0123456789abcdef_wrong")
+    for authorization in bad:
+        headers = {} if authorization is None else {"Authorization": authorization}
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(api.app), base_url="http://api.test", headers=headers
+        ) as http:
+            for path in ("/v1/orders", "/v1/nowhere"):
+                answer = await http.get(path)
+                assert answer.status_code == 401, authorization
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+                assert answer.headers["Content-Type"] == "application/problem+json"
+                assert answer.json()["type"] == "/problems/unauthenticated"
+                assert int(answer.headers["RateLimit-Limit"]) == 60
 
 
 async def test_a_wrong_secret_does_not_open_a_real_id(api: Api) -> None:
@@ -43,35 +41,33 @@ async def test_a_wrong_secret_does_not_open_a_real_id(api: Api) -> None:
     assert answer.status_code == 401
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "scope"),
-    [
-        ("POST", "/v1/orders", "orders:write"),
-        ("POST", "/v1/orders/bulk", "orders:write"),
-        ("GET", "/v1/orders", "orders:read"),
-        ("POST", "/v1/users", "users:write"),
-        ("GET", "/v1/users/0198a6b0-0000-7000-8000-000000000000", "users:read"),
-        ("DELETE", "/v1/users/0198a6b0-0000-7000-8000-000000000000", "admin"),
-        ("PUT", "/v1/stock/CD", "stock:write"),
-        ("GET", "/v1/stock/CD", "stock:read"),
-        ("GET", "/v1/jobs", "jobs:read"),
-        ("POST", "/v1/jobs/retry", "jobs:admin"),
-        ("GET", "/v1/queues", "queues:read"),
-        ("POST", "/v1/queues/orders/pause", "admin"),
-        ("GET", "/v1/limits", "limits:read"),
-        ("PUT", "/v1/limits/payments.charge", "admin"),
-        ("POST", "/v1/api-keys", "admin"),
-    ],
-)
-async def test_each_call_takes_its_scope_and_says_which(
-    api: Api, method: str, path: str, scope: str
-) -> None:
+CALLS = [
+    ("POST", "/v1/orders", "orders:write"),
+    ("POST", "/v1/orders/bulk", "orders:write"),
+    ("GET", "/v1/orders", "orders:read"),
+    ("POST", "/v1/users", "users:write"),
+    ("GET", "/v1/users/0198a6b0-0000-7000-8000-000000000000", "users:read"),
+    ("DELETE", "/v1/users/0198a6b0-0000-7000-8000-000000000000", "admin"),
+    ("PUT", "/v1/stock/CD", "stock:write"),
+    ("GET", "/v1/stock/CD", "stock:read"),
+    ("GET", "/v1/jobs", "jobs:read"),
+    ("POST", "/v1/jobs/retry", "jobs:admin"),
+    ("GET", "/v1/queues", "queues:read"),
+    ("POST", "/v1/queues/orders/pause", "admin"),
+    ("GET", "/v1/limits", "limits:read"),
+    ("PUT", "/v1/limits/payments.charge", "admin"),
+    ("POST", "/v1/api-keys", "admin"),
+]
+
+
+async def test_each_call_takes_its_scope_and_says_which(api: Api) -> None:
     headers = await api.caller("jobs:submit:*") | {"Idempotency-Key": "k"}
-    body: dict[str, object] | None = {} if method in {"POST", "PUT"} else None
-    answer = await api.http.request(method, path, headers=headers, json=body)
-    assert answer.status_code == 403
-    assert answer.json()["type"] == "/problems/missing-scope"
-    assert answer.json()["scope"] == scope
+    for method, path, scope in CALLS:
+        body: dict[str, object] | None = {} if method in {"POST", "PUT"} else None
+        answer = await api.http.request(method, path, headers=headers, json=body)
+        assert answer.status_code == 403, (method, path)
+        assert answer.json()["type"] == "/problems/missing-scope"
+        assert answer.json()["scope"] == scope
 
 
 async def test_a_key_is_made_shown_once_and_revoked(api: Api) -> None:
@@ -95,11 +91,11 @@ async def test_a_key_is_made_shown_once_and_revoked(api: Api) -> None:
     assert not any(made.json()["key"][-20:] in row for row in stored)
 
 
-@pytest.mark.parametrize("scopes", [[], ["orders"], ["jobs:submit:"], ["ADMIN"], "admin"])
-async def test_a_key_with_a_scope_that_does_not_exist_is_refused(api: Api, scopes: object) -> None:
-    answer = await api.http.post("/v1/api-keys", json={"name": "x", "scopes": scopes})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "#/scopes"
+async def test_a_key_with_a_scope_that_does_not_exist_is_refused(api: Api) -> None:
+    for scopes in ([], ["orders"], ["jobs:submit:"], ["ADMIN"], "admin"):
+        answer = await api.http.post("/v1/api-keys", json={"name": "x", "scopes": scopes})
+        assert answer.status_code == 422, scopes
+        assert answer.json()["errors"][0]["pointer"] == "#/scopes"
 
 
 async def test_an_expired_key_opens_nothing(api: Api) -> None:

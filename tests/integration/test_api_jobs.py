@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
-import pytest
 from sqlalchemy import text
 
 from tests.integration.conftest import Api, order_for
@@ -70,9 +69,9 @@ async def test_while_a_job_with_its_unique_key_is_live_it_is_the_answer(api: Api
     assert (await _job(api, "c", unique_key="weekly"))["id"] != first["id"]
 
 
-@pytest.mark.parametrize("kind", ["orders.process", "payments.charge", "no.such.kind"])
-async def test_other_kinds_are_not_there(api: Api, kind: str) -> None:
-    assert (await _submit(api, "a", kind=kind)).status_code == 404
+async def test_other_kinds_are_not_there(api: Api) -> None:
+    for kind in ("orders.process", "payments.charge", "no.such.kind"):
+        assert (await _submit(api, "a", kind=kind)).status_code == 404, kind
 
 
 async def test_a_kind_takes_its_own_scope(api: Api) -> None:
@@ -90,24 +89,24 @@ async def test_a_kind_takes_its_own_scope(api: Api) -> None:
             assert answer.json()["scope"] == "jobs:submit:notifications.email"
 
 
-@pytest.mark.parametrize(
-    ("fields", "pointer"),
-    [
-        ({"payload": {}}, "#/payload/to"),
-        ({"payload": {**MAIL, "colour": "red"}}, "#/payload/colour"),
-        ({"payload": None}, "#/payload"),
-        ({"priority": 10}, "#/priority"),
-        ({"priority": True}, "#/priority"),
-        ({"run_at": "tomorrow"}, "#/run_at"),
-        ({"run_at": "2030-01-01T00:00:00"}, "#/run_at"),
-        ({"unique_key": ""}, "#/unique_key"),
-        ({"kind": "NO"}, "#/kind"),
-    ],
-)
-async def test_a_bad_job_is_told_where(api: Api, fields: dict[str, Any], pointer: str) -> None:
-    answer = await _submit(api, "a", **fields)
-    assert answer.status_code == 422, answer.text
-    assert answer.json()["errors"][0]["pointer"] == pointer
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"payload": {}}, "#/payload/to"),
+    ({"payload": {**MAIL, "colour": "red"}}, "#/payload/colour"),
+    ({"payload": None}, "#/payload"),
+    ({"priority": 10}, "#/priority"),
+    ({"priority": True}, "#/priority"),
+    ({"run_at": "tomorrow"}, "#/run_at"),
+    ({"run_at": "2030-01-01T00:00:00"}, "#/run_at"),
+    ({"unique_key": ""}, "#/unique_key"),
+    ({"kind": "NO"}, "#/kind"),
+]
+
+
+async def test_a_bad_job_is_told_where(api: Api) -> None:
+    for fields, pointer in BAD:
+        answer = await _submit(api, "a", **fields)
+        assert answer.status_code == 422, (fields, answer.text)
+        assert answer.json()["errors"][0]["pointer"] == pointer
 
 
 async def test_another_tenants_job_is_not_there(api: Api) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-import pytest
 from sqlalchemy import text
 
 from commerce.money import MAX_AMOUNT
@@ -88,12 +87,13 @@ async def test_a_key_is_of_use_to_each_tenant(api: Api) -> None:
     assert "Idempotent-Replayed" not in answer.headers
 
 
-@pytest.mark.parametrize("key", [None, b"", b"x" * 256, "schlüssel".encode(), b"tab\there"])
-async def test_an_order_without_a_good_key_is_refused(api: Api, key: bytes | None) -> None:
-    headers = [] if key is None else [(b"Idempotency-Key", key)]
-    answer = await api.http.post("/v1/orders", json=order_for(await api.user()), headers=headers)
-    assert answer.status_code == 400
-    assert answer.json()["type"] == "/problems/idempotency-key-required"
+async def test_an_order_without_a_good_key_is_refused(api: Api) -> None:
+    order = order_for(await api.user())
+    for key in (None, b"", b"x" * 256, "schlüssel".encode(), b"tab\there"):
+        headers = [] if key is None else [(b"Idempotency-Key", key)]
+        answer = await api.http.post("/v1/orders", json=order, headers=headers)
+        assert answer.status_code == 400, key
+        assert answer.json()["type"] == "/problems/idempotency-key-required"
 
 
 def _line(**fields: object) -> dict[str, Any]:
@@ -125,21 +125,16 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "pointer"),
-    BAD,
-    ids=[f"{number}{pointer}" for number, (_, pointer) in enumerate(BAD)],
-)
-async def test_a_bad_order_is_told_where_and_keeps_its_key(
-    api: Api, change: dict[str, Any], pointer: str
-) -> None:
+async def test_a_bad_order_is_told_where_and_keeps_its_key(api: Api) -> None:
     good = order_for(await api.user())
-    answer = await api.submit(good | change, "kept")
-    assert answer.status_code == 422, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.json()["type"] == "/problems/validation"
-    assert pointer in [error["pointer"] for error in answer.json()["errors"]]
-    assert (await api.submit(good, "kept")).status_code == 202
+    for number, (change, pointer) in enumerate(BAD):
+        answer = await api.submit(good | change, f"kept-{number}")
+        assert answer.status_code == 422, (change, answer.text)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["type"] == "/problems/validation"
+        assert pointer in [error["pointer"] for error in answer.json()["errors"]], answer.text
+        again = await api.submit(good, f"kept-{number}")
+        assert (again.status_code, "Idempotent-Replayed" in again.headers) == (202, False), change
 
 
 async def test_metadata_may_not_be_nested_without_end(api: Api) -> None:
