@@ -19,9 +19,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from goodsyard.database import Sessions, open_engine, session_factory
 from ops.embedded import PostgresServer, ValkeyServer
 from ops.migrate import migrate
+from tests.harness.containers import why_no_engine
 
 _TEMPLATE = "template_goodsyard"
 _names = (f"test_{number}" for number in count(1))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked ``docker`` where no engine answers: a client alone says nothing."""
+    reason = why_no_engine() if item.get_closest_marker("docker") else None
+    if reason:
+        pytest.skip(reason)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
-
-import httpx
+from typing import Self
 
 from goodsyard.settings import PREFIX
 from ops.children import Program
 from ops.embedded.ports import LOOPBACK, free_port
 from tests.harness.programs import Running
+from tests.harness.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +44,7 @@ class Cluster:
         http, smtp = free_port(), free_port()
         self.gateway_url = f"http://{LOOPBACK}:{http}"
         self.smtp_url = f"smtp://{LOOPBACK}:{smtp}"
-        self._client = httpx.Client(base_url=self.gateway_url, timeout=10)
+        self.sandbox = Sandbox(self.gateway_url)
         # Nothing of a developer's own settings: neither from the environment nor from a .env file,
         # which is read from the working directory.
         self._environment = {
@@ -62,7 +61,7 @@ class Cluster:
         }
         folder = str(self.folder / "sandbox")
         ports = ("--port", str(http), "--smtp-port", str(smtp), "--folder", folder)
-        self.sandbox = self._goodsyard("sandbox", "sandbox", *ports, sign='"gateway"')
+        self._provider = self._goodsyard("sandbox", "sandbox", *ports, sign='"gateway"')
 
     def relay(self, settings: Mapping[str, str] = _AS_THEY_ARE) -> Running:
         """Start a relay, with ``settings`` added to its environment."""
@@ -115,25 +114,8 @@ class Cluster:
             if running.status is None:
                 running.until_ready()
 
-    def charges(self) -> list[dict[str, Any]]:  # Any: JSON, as interface.md describes it
-        """Return every attempt to charge that the gateway has seen, in their order."""
-        return self._log("charges")
-
-    def mails(self) -> list[dict[str, Any]]:  # Any: as above
-        """Return every delivery of a mail that the sink has taken, in their order."""
-        return self._log("mails")
-
-    def misbehave(self, fault: str, count: int, seconds: float) -> None:
-        """Let the next ``count`` calls of the gateway meet ``fault``."""
-        order = {"fault": fault, "count": count, "seconds": seconds}
-        self._client.post("/sandbox/faults", json=order).raise_for_status()
-
-    def behave(self) -> None:
-        """Let the gateway work again."""
-        self._client.delete("/sandbox/faults").raise_for_status()
-
     def __enter__(self) -> Self:
-        self._start(self.sandbox)
+        self._start(self._provider)
         return self
 
     def __exit__(
@@ -142,9 +124,9 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._client.close()
+        self.sandbox.close()
         for running in self.running:
-            if running is not self.sandbox and running.status is None:
+            if running is not self._provider and running.status is None:
                 running.thaw()
                 running.terminate()  # all of them at once, before the first is waited for
         for running in reversed(self.running):
@@ -164,7 +146,3 @@ class Cluster:
         running.start()
         self.running.append(running)
         return running
-
-    def _log(self, name: str) -> list[dict[str, Any]]:
-        answer = self._client.get(f"/sandbox/{name}").raise_for_status()
-        return list(answer.json()["data"])

@@ -1,4 +1,4 @@
-"""A tenant of its own on a running cluster: what it orders, and what came of it."""
+"""A tenant of its own in a running system: what it orders, and what came of it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from commerce.orders.rules import Line
 from goodsyard.database import open_engine, session_factory
 from goodsyard.submit import Staged, stage
 from tasks.contracts import ProcessOrder
-from tests.harness.cluster import Cluster
 from tests.harness.programs import PATIENCE
+from tests.harness.sandbox import Entry, Sandbox
 from tests.processes import wait_until
 
 T = TypeVar("T")
@@ -43,18 +43,22 @@ _MIX = (
 
 @dataclass
 class Shop:
-    """One tenant with a customer and a stock; whoever orders here is judged apart from others.
+    """One tenant with a customer and a stock, judged apart from all others.
 
     Args:
-        cluster: the processes that carry the orders out.
+        database_url: where the orders go.
+        sandbox: where the system charges and mails.
+        logs: where to look when an order doesn't come to its end.
     """
 
-    cluster: Cluster
+    database_url: str
+    sandbox: Sandbox
+    logs: object
     expected: dict[UUID, str] = field(default_factory=dict)
     """What every order handed in must end as."""
 
     def __enter__(self) -> Self:
-        url = make_url(self.cluster.database_url).set(drivername="postgresql")
+        url = make_url(self.database_url).set(drivername="postgresql")
         self._connection = psycopg.connect(
             url.render_as_string(hide_password=False), autocommit=True, row_factory=dict_row
         )
@@ -98,7 +102,7 @@ class Shop:
         """Run functions of the engine or the business in one transaction."""
 
         async def run() -> T:
-            engine = open_engine(self.cluster.database_url, pool_size=1, application_name="tests")
+            engine = open_engine(self.database_url, pool_size=1, application_name="tests")
             try:
                 async with session_factory(engine).begin() as tx:
                     return await work(tx)
@@ -155,7 +159,7 @@ class Shop:
             error.add_note(f"orders: {dict(self.outcomes())}")
             for jobs in self.jobs():
                 error.add_note(f"jobs: {jobs}")
-            error.add_note(f"logs: {self.cluster.folder}")
+            error.add_note(f"logs: {self.logs}")
             raise
 
     def most_lost(self) -> int:
@@ -167,14 +171,14 @@ class Shop:
                     SELECT lost FROM goodsyard.job_done WHERE tenant = %(tenant)s) AS jobs""")
         return most
 
-    def charges(self) -> list[Row]:
+    def charges(self) -> list[Entry]:
         """Return what the gateway saw of this shop's payments, in order."""
         keys = {
             f"{row['id']}:charge"
             for row in self.rows("SELECT id FROM commerce.payment WHERE tenant = %(tenant)s")
         }
-        return [c for c in self.cluster.charges() if c["idempotency_key"] in keys]
+        return [c for c in self.sandbox.charges() if c["idempotency_key"] in keys]
 
-    def mails(self) -> list[Row]:
+    def mails(self) -> list[Entry]:
         """Return what the mail sink took for this shop's customer, copies included, in order."""
-        return [mail for mail in self.cluster.mails() if mail["to"] == self.email]
+        return [mail for mail in self.sandbox.mails() if mail["to"] == self.email]

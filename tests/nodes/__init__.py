@@ -1,0 +1,1 @@
+"""Goodsyard seen from Celery's side: worker and broker nodes of pytest-celery."""
