@@ -53,11 +53,14 @@ def request_hash(method: str, path: str, body: JsonValue) -> bytes:
 
 
 # Sorted by key: two callers with keys in common then queue for each other and never in a circle
-# (unsorted, six clients deadlocked within seconds).
+# (unsorted, six clients deadlocked within seconds). The lock_timeout is the transaction's from here
+# on, set in the same round trip: nobody waits long for a request that is still being carried out.
 _CLAIM = text("""
+    WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', '250ms', true))
     INSERT INTO goodsyard.request_key (tenant, key, hash, resource)
     SELECT :tenant, c.key, c.hash, c.resource
-      FROM unnest(CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:resources AS jsonb[]))
+      FROM patience,
+           unnest(CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:resources AS jsonb[]))
         AS c(key, hash, resource)
      ORDER BY c.key
     ON CONFLICT (tenant, key) DO NOTHING
@@ -79,8 +82,6 @@ _GIVE_BACK = text("""
      WHERE tenant = :tenant AND key = ANY(CAST(:keys AS text[]))
 """)
 
-_SHORT_LOCK_WAIT = text("SET LOCAL lock_timeout = '250ms'")
-
 
 async def claim(tx: AsyncSession, tenant: int, claims: Sequence[KeyClaim]) -> dict[str, KeyHolder]:
     """Take the keys that are free, in one statement, and say who has the others.
@@ -94,7 +95,6 @@ async def claim(tx: AsyncSession, tenant: int, claims: Sequence[KeyClaim]) -> di
         KeyInFlightError: a request with one of the keys hasn't committed within 250 ms. The
             transaction is of no further use.
     """
-    await tx.execute(_SHORT_LOCK_WAIT)
     parameters = {
         "tenant": tenant,
         "keys": [c.key for c in claims],
