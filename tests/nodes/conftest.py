@@ -19,7 +19,7 @@ from pytest_celery import (
     RedisContainer,
     RedisTestBroker,
 )
-from pytest_docker_tools import build, container, network
+from pytest_docker_tools import build, container, fxtr, network
 from pytest_docker_tools.wrappers import Container
 
 from ops.embedded import ValkeyServer
@@ -139,6 +139,13 @@ _ENVIRONMENT = {
 _NETWORK = "{nodes_network.name}"
 _IMAGE = "{goodsyard_image.id}"
 
+
+@pytest.fixture(scope="module")
+def valkey_command() -> list[str]:
+    """The plugin's own switches: nothing is kept, nothing evicted."""
+    return ["valkey-server", *RedisContainer.command()[1:]]
+
+
 nodes_network = network(scope="module")
 goodsyard_image = build(path=str(ROOT), tag="goodsyard:tests")
 postgres_container = container(
@@ -151,7 +158,7 @@ postgres_container = container(
 valkey_container = container(
     scope="module",
     image="valkey/valkey:9",
-    command=["valkey-server", "--save", "", "--protected-mode", "no"],
+    command=fxtr("valkey_command"),
     ports={"6379/tcp": None},
     network=_NETWORK,
     wrapper_class=RedisContainer,
@@ -176,6 +183,7 @@ worker_container = container(
     command=["worker", "--hostname", "worker@%h", "--concurrency", "2"],
     environment=_ENVIRONMENT,
     network=_NETWORK,
+    timeout=60,
     wrapper_class=WorkerContainer,
 )
 
