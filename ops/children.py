@@ -96,15 +96,11 @@ def stop(process: subprocess.Popen[bytes], program: Program) -> None:
         return
 
 
-def run(program: Program, log: Path, timeout: float) -> int:
-    """Run ``program`` to its end and return its status.
-
-    Raises:
-        subprocess.TimeoutExpired: it took more than ``timeout`` seconds, and was ended.
-    """
+def run(program: Program, log: Path) -> int:
+    """Run ``program`` to its end and return its status; interrupted, end it first."""
     process = spawn(program, log)
     try:
-        return process.wait(timeout)
+        return process.wait()
     finally:
         if process.poll() is None:
             stop(process, program)

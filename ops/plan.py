@@ -30,7 +30,6 @@ _CONCURRENCY = 2  # processes a worker node
 _WORKER_GRACE = 35.0
 _GRACE = 10.0
 
-
 S = TypeVar("S", bound=Server)
 
 
@@ -73,6 +72,11 @@ class Plan:
 
     def __init__(self, options: Options) -> None:
         given = load(_Given)
+        self._api_port = _free_or_refused(options.port or free_port(), "--port")
+        self.api_url = f"http://{LOOPBACK}:{self._api_port}"
+        self._flower_port = _flower_port(options.flower_port)
+        self.flower_url = f"http://{LOOPBACK}:{self._flower_port}"
+
         folder = options.data_dir
         self._secrets = folder / "secrets"
         self._secrets.mkdir(mode=0o700, exist_ok=True)
@@ -95,10 +99,6 @@ class Plan:
         self._sandbox_is_gateway = given.gateway_url is None
         self._sandbox_is_used = given.gateway_url is None or given.smtp_url is None
 
-        self._api_port = _free_or_refused(options.port or free_port(), "--port")
-        self.api_url = f"http://{LOOPBACK}:{self._api_port}"
-        self._flower_port = _flower_port(options.flower_port)
-        self.flower_url = f"http://{LOOPBACK}:{self._flower_port}"
         self.flower_auth = _revealed(given.flower_basic_auth) or (
             f"goodsyard:{self._secret('flower')}"
         )
@@ -204,10 +204,16 @@ def sole_use(data_dir: Path) -> Iterator[None]:
     """Hold the data folder, made if need be, for this process alone; the kernel lets go of it.
 
     Raises:
-        PlanError: another process holds it.
+        PlanError: another process holds it, or it can't be written to.
     """
-    data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with (data_dir / "lock").open("a+") as lock:
+    try:
+        data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        file = (data_dir / "lock").open("a+")
+    except OSError as error:
+        raise PlanError(
+            f"{data_dir} can't be used: {error.strerror}. Choose another folder with --data-dir."
+        ) from error
+    with file as lock:
         try:
             flock(lock, LOCK_EX | LOCK_NB)
         except BlockingIOError as error:

@@ -143,9 +143,13 @@ class Supervisor:
             pause = min(_FIRST_PAUSE * 2 ** (minded.quick_ends - 1), _LONGEST_PAUSE)
             self._report(f"{_how_it_ended(minded)}; starting it again in {pause:.1f} s")
             await asyncio.sleep(pause)
-            minded.ended.clear()
+            try:
+                minded.process = spawn(minded.program, self.log(minded.program))
+            except OSError as error:  # no memory, no descriptor, no room for the log: perhaps soon
+                self._report(f"{minded.program.name} can't be started now: {error}")
+                continue
             minded.started = time.monotonic()
-            minded.process = spawn(minded.program, self.log(minded.program))
+            minded.ended.clear()
             self._changed()
 
     async def _end(self, minded: _Minded) -> None:

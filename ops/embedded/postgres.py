@@ -36,8 +36,6 @@ _SETTINGS = {
     "log_timezone": "UTC",
 }
 
-_SECONDS_TO_INITIALISE = 120.0
-
 # A postmaster told to end at once kills what is left of its backends after 5 s.
 _SECONDS_FOR_PREDECESSOR = 10.0
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -114,7 +112,7 @@ class PostgresServer(Server):
         account = ordinary_account(unfinished, self._executables / "postgres")
         if account:
             os.chown(unfinished, account.uid, account.gid)
-        status = run(self._initdb(unfinished, account), self.log, _SECONDS_TO_INITIALISE)
+        status = run(self._initdb(unfinished, account), self.log)
         if status != 0:
             shutil.rmtree(unfinished)
             raise ServerError(f"initdb could not make {self._cluster}:\n{last_lines(self.log)}")

@@ -204,6 +204,11 @@ def test_a_taken_port_is_refused_before_anything_starts(running: Up, tmp_path: P
     assert not (tmp_path / "postgres" / "cluster").exists()
 
 
+def test_a_data_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "can't be used: Not a directory" in _refused(tmp_path / "file" / "data", "--port", "0")
+
+
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     refused = _refused(
