@@ -151,11 +151,21 @@ def sandbox(
     folder: Annotated[Path, typer.Option(help="Where its logs are kept.")] = Path(
         ".goodsyard/sandbox"
     ),
+    events_url: Annotated[
+        str | None, typer.Option(help="Where signed events go; none are sent without it.")
+    ] = None,
 ) -> None:
     """Run the payment gateway and mail sink for development."""
-    from ops.sandbox import main
+    from ops.sandbox import EventTarget, main
 
-    main(port, smtp_port, folder, host=host)
+    events = None
+    if events_url is not None:
+        from goodsyard.settings import load
+        from ops.settings import SandboxSettings
+
+        secret = load(SandboxSettings).gateway_webhook_secret.get_secret_value()
+        events = EventTarget(events_url, secret)
+    main(port, smtp_port, folder, host=host, events=events)
 
 
 @app.command("import")

@@ -24,6 +24,14 @@ class FlowerSettings(Settings):
         return value
 
 
+class SandboxSettings(Settings):
+    """What the sandbox shares with those who take its events in."""
+
+    gateway_webhook_secret: SecretStr = Field(
+        description="Signs the gateway's events.", examples=["whsec_SECRET"]
+    )
+
+
 class ClientSettings(Settings):
     """Where the API is, and the key to it; options of a command come before these."""
 

@@ -18,6 +18,7 @@ DOCUMENTED_GROUPS = (
     commerce.payments.gateway.GatewaySettings,
     ops.settings.ClientSettings,
     ops.settings.FlowerSettings,
+    ops.settings.SandboxSettings,
     producers.settings.ApiSettings,
 )
 TABLE = Path(__file__).parents[2] / "docs" / "settings.md"
