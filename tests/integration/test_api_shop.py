@@ -63,7 +63,7 @@ async def test_a_bad_user_is_told_where(api: Api) -> None:
 
 
 async def test_a_password_is_kept_as_an_argon2_hash_and_never_shown(api: Api) -> None:
-    user = await api.user(password="correct horse")
+    user = await api.user(password="correct horse")  # noqa: S106 - nobody's
     assert "password" not in (await api.http.get(f"/v1/users/{user}")).text
     async with api.sessions.begin() as tx:
         row = await tx.scalar(text("SELECT password_hash FROM commerce.users"))
