@@ -23,7 +23,7 @@ replayed and meets only ``429`` and ``500``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 Fault = Literal[
     "429",
@@ -39,7 +39,6 @@ Fault = Literal[
     "mail_550",
     "mail_drop_after_data",
 ]
-FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 DEFAULT_SECONDS: dict[Fault, float] = {"429": 1.0, "latency": 0.5, "hang": 30.0}
 

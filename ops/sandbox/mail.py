@@ -108,8 +108,11 @@ class Sink:
             return "450 4.2.1 The mailbox is busy: try again later"
         if self._faults.take("mail_550") is not None:
             return "550 5.1.1 There is no such mailbox"
-        for recipient in envelope.rcpt_tos:
-            self._mailbox.take(recipient, envelope.original_content or b"")
+        try:
+            for recipient in envelope.rcpt_tos:
+                self._mailbox.take(recipient, envelope.original_content or b"")
+        except OSError as error:  # a full disk, say: as a real server, ask to come back
+            return f"452 4.3.1 The message can't be stored: {error.strerror}"
         if self._faults.take("mail_drop_after_data") is not None:
             # A cast, because uvloop's transports are none of asyncio's classes.
             cast("asyncio.WriteTransport", server.transport).abort()
