@@ -55,5 +55,6 @@ def system(standing: System) -> System:
 @pytest.fixture
 def shop(system: System) -> Iterator[Shop]:
     """A shop of this test's own."""
-    with Shop(system.cluster) as opened:
+    cluster = system.cluster
+    with Shop(cluster.database_url, cluster.sandbox, cluster.folder) as opened:
         yield opened
