@@ -22,6 +22,9 @@ DISPATCH_SECONDS = 5.0
 QUARANTINE_AFTER = 3
 """Lost deliveries after which a job is tried only where it can harm no neighbour."""
 
+QUARANTINE = "quarantine"
+"""The queue where that is."""
+
 BATCH = 500
 """Jobs one transaction dispatches at the most: some 4 ms of row locks."""
 

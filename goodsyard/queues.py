@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard.dispatch import QUARANTINE_AFTER
+from goodsyard.dispatch import QUARANTINE, QUARANTINE_AFTER
 from goodsyard.job import JobState
 from goodsyard.sweeper import live_queues
-
-QUARANTINE = "quarantine"
 
 # Reads the hot heap once: some 0.1 s a million jobs of backlog.
 _DEPTHS = text("""

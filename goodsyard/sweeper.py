@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Contract
-from goodsyard.dispatch import DISPATCH_SECONDS
+from goodsyard.dispatch import DISPATCH_SECONDS, QUARANTINE, QUARANTINE_AFTER
 from goodsyard.job import JobState
 
 CRASH_BUDGET = 6
@@ -37,17 +37,24 @@ _EXPIRE_SILENT = text("""
             LIMIT :most FOR UPDATE SKIP LOCKED))
 """)
 
-# SKIP LOCKED: a dispatched row that is locked is being carried out right now.
+# SKIP LOCKED: a dispatched row that is locked is being carried out right now. What was dispatched
+# no earlier than the oldest message in its queue merely waits there; when that was follows from the
+# deadline (a hundredth of a second is for the rounding on the message's way through JSON).
 _RETURN = text("""
     WITH overdue AS MATERIALIZED (
-        SELECT id,
-               CASE WHEN state = 'running' AND kind = ANY(CAST(:unrepeatable AS text[]))
-                    THEN 'uncertain'
-                    WHEN lost + 1 >= :budget THEN 'lost' END AS reason
-          FROM goodsyard.job
-         WHERE state IN ('dispatched', 'running') AND deadline <= now()
-           AND kind = ANY(CAST(:kinds AS text[]))
-         ORDER BY deadline LIMIT :most FOR UPDATE SKIP LOCKED)
+        SELECT j.id,
+               CASE WHEN j.state = 'running' AND NOT q.repeatable THEN 'uncertain'
+                    WHEN j.lost + 1 >= :budget THEN 'lost' END AS reason
+          FROM goodsyard.job j
+          JOIN unnest(CAST(:kinds AS text[]), CAST(:repeatable AS bool[]),
+                      CAST(:queued_since AS float8[])) AS q(kind, repeatable, queued_since)
+         USING (kind)
+         WHERE j.state IN ('dispatched', 'running') AND j.deadline <= now()
+           AND (j.state = 'running' OR coalesce(
+                j.deadline - make_interval(secs => :seconds * power(2, least(j.lost, 6)))
+                < to_timestamp(least(q.queued_since, CASE WHEN j.lost >= :quarantine_after
+                                     THEN CAST(:quarantined_since AS float8) END) - 0.01), true))
+         ORDER BY j.deadline LIMIT :most FOR UPDATE OF j SKIP LOCKED)
     UPDATE goodsyard.job j
        SET state = CASE WHEN o.reason IS NULL THEN 'waiting' ELSE 'dead' END::goodsyard.job_state,
            reason = o.reason,
@@ -60,19 +67,6 @@ _RETURN = text("""
       FROM overdue o
      WHERE j.id = o.id AND j.id = ANY(ARRAY(SELECT id FROM overdue))
     RETURNING j.id, j.subject, j.kind, j.state
-""")
-
-# What merely waits in an overloaded queue is neither lost nor sent twice: its message was sent no
-# earlier than the oldest one there. When a row was dispatched follows from its deadline.
-_EXTEND = text("""
-    UPDATE goodsyard.job SET deadline = now() + make_interval(secs => :seconds)
-     WHERE id = ANY(ARRAY(
-           SELECT id FROM goodsyard.job
-            WHERE state = 'dispatched' AND state IN ('dispatched', 'running') AND deadline <= now()
-              AND kind = ANY(CAST(:kinds AS text[]))
-              AND deadline - make_interval(secs => :seconds * power(2, least(lost, 6)))
-                  >= to_timestamp(:since)
-            ORDER BY deadline LIMIT :most FOR UPDATE SKIP LOCKED))
 """)
 
 # Not one of them is counted as lost: it was Redis that forgot, no worker died.
@@ -108,36 +102,33 @@ async def live_queues(tx: AsyncSession) -> dict[str, int]:
     return {row.queue: row.processes for row in rows}
 
 
-async def return_overdue(tx: AsyncSession, contracts: Sequence[type[Contract]]) -> list[Returned]:
-    """Take overdue jobs back, one lost delivery counted each.
+async def return_overdue(
+    tx: AsyncSession,
+    contracts: Sequence[type[Contract]],
+    queued_since: Mapping[str, float],
+) -> list[Returned]:
+    """Take up to ``BATCH`` overdue jobs back, one lost delivery counted each.
 
     Args:
         tx: the transaction; nothing else belongs in it.
         contracts: those whose queue has a live worker. An outage of all workers kills no job.
+        queued_since: when the oldest message of a queue was dispatched, in seconds since 1970; a
+            queue without one is empty. A job whose message may still be in its queue isn't lost,
+            however long the queue is.
     """
     await tx.execute(_EXPIRE_SILENT, {"silent": SILENT_SECONDS, "most": BATCH})
     parameters = {
         "kinds": [contract.kind for contract in contracts],
-        "unrepeatable": [c.kind for c in contracts if not c.policy.repeatable],
+        "repeatable": [contract.policy.repeatable for contract in contracts],
+        "queued_since": [queued_since.get(contract.policy.queue) for contract in contracts],
+        "quarantined_since": queued_since.get(QUARANTINE),
+        "quarantine_after": QUARANTINE_AFTER,
+        "seconds": DISPATCH_SECONDS,
         "budget": CRASH_BUDGET,
         "most": BATCH,
     }
     rows = await tx.execute(_RETURN, parameters)
     return [Returned(job, subject, kind, JobState(state)) for job, subject, kind, state in rows]
-
-
-async def extend_queued(tx: AsyncSession, kinds: Sequence[str], *, since: float) -> None:
-    """Give overdue jobs of ``kinds`` more time if their message may still be in its queue.
-
-    Args:
-        tx: the transaction; nothing else belongs in it.
-        kinds: those of one queue.
-        since: when the oldest message of the queue was dispatched, in seconds since 1970.
-    """
-    await tx.execute(
-        _EXTEND,
-        {"kinds": list(kinds), "since": since, "seconds": DISPATCH_SECONDS, "most": BATCH},
-    )
 
 
 async def reset_dispatched(tx: AsyncSession) -> int:

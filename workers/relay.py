@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from goodsyard import dispatch, doorbell, limits
 from goodsyard.contracts import Contract, Policy
 from goodsyard.database import Sessions, open_engine, session_factory
-from goodsyard.dispatch import Chunk
+from goodsyard.dispatch import QUARANTINE, Chunk
 from goodsyard.failpoints import failpoint
 from goodsyard.settings import EngineSettings, load
 from tasks import contracts
@@ -44,8 +44,6 @@ AWAY_SECONDS = 0.5
 WINDOW_PER_WORKER = 3
 """Messages a queue may hold per process that consumes it: with chunks of some 100 ms, the next ones
 are there when a process is free, and an urgent job waits for no more than these."""
-
-QUARANTINE = "quarantine"
 
 Publish = Callable[[Sequence[Envelope], float], None]
 _log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ Apart from the relay's rounds, so that a slow sweep delays no dispatch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 from uuid import uuid4
@@ -20,7 +20,7 @@ from goodsyard.contracts import Contract
 from goodsyard.database import Sessions
 from goodsyard.doorbell import Doorbell
 from goodsyard.job import JobState
-from goodsyard.sweeper import SILENT_SECONDS
+from goodsyard.sweeper import SILENT_SECONDS, Returned
 from workers import broker
 
 SWEEP_SECONDS = 1.0
@@ -89,7 +89,6 @@ class Sweep:
         live = await self._look_around()
         now = asyncio.get_running_loop().time()
         if now >= self._trusted_from:
-            await self._spare_the_queued(live)
             await self._return_overdue(live)
         if now - self._tidied >= TIDY_SECONDS:
             self._tidied = now
@@ -121,18 +120,18 @@ class Sweep:
             self._informed.paused = await dispatch.paused_queues(tx)
         return set(self._informed.workers)
 
-    async def _spare_the_queued(self, live: set[str]) -> None:
-        for queue in live:
-            sent_at = await broker.oldest_sent_at(self._redis, queue)
-            if sent_at is not None:
-                kinds = [c.kind for c in self._contracts if c.policy.queue == queue]
-                async with self._sessions.begin() as tx:
-                    await sweeper.extend_queued(tx, kinds, since=sent_at)
-
     async def _return_overdue(self, live: set[str]) -> None:
         reachable = [c for c in self._contracts if c.policy.queue in live]
-        async with self._sessions.begin() as tx:
-            returned = await sweeper.return_overdue(tx, reachable)
+        sent = {queue: await broker.oldest_sent_at(self._redis, queue) for queue in live}
+        queued_since = {queue: at for queue, at in sent.items() if at is not None}
+        while True:
+            async with self._sessions.begin() as tx:
+                returned = await sweeper.return_overdue(tx, reachable, queued_since)
+            self._tell(returned)
+            if len(returned) < sweeper.BATCH:
+                return
+
+    def _tell(self, returned: Sequence[Returned]) -> None:
         if returned:
             _log.warning("jobs.lost", jobs=len(returned), kinds=sorted({r.kind for r in returned}))
             self._informed.wake(r.kind for r in returned)

@@ -201,7 +201,7 @@ async def take_back(yard: Yard) -> Delivery:
                    "SELECT claimed_by, 'n', 1, '{payments}' FROM goodsyard.job")  # fmt: skip
     await yard.sql("UPDATE goodsyard.job SET deadline = now() - interval '1 s'")
     async with yard.sessions.begin() as tx:
-        assert len(await sweeper.return_overdue(tx, [Ask])) == 1
+        assert len(await sweeper.return_overdue(tx, [Ask], {})) == 1
     (delivery,) = await yard.dispatch(Ask.kind)
     return delivery
 

@@ -73,8 +73,7 @@ STATEMENTS: dict[str, Statement] = {
     "a database chunk": lambda tx: run_a_chunk(tx, Done()),
     "a database chunk that stages": lambda tx: run_a_chunk(tx, Done(next=[Note()])),
     "an external chunk": run_calls,
-    "return_overdue": lambda tx: sweeper.return_overdue(tx, [Note, Ask]),
-    "extend_queued": lambda tx: sweeper.extend_queued(tx, ["test.note", "test.ask"], since=0),
+    "return_overdue": lambda tx: sweeper.return_overdue(tx, [Note, Ask], {"orders": 0.0}),
     "reset_dispatched": sweeper.reset_dispatched,
     "stage_unique": lambda tx: stage(tx, [Staged(TENANT, Note(), unique_key="key 1")]),
     "cancel_unstarted": lambda tx: recall.cancel_unstarted(tx, uuid4(), Note.kind),
@@ -89,8 +88,8 @@ STATEMENTS: dict[str, Statement] = {
 
 async def empty(engine: AsyncEngine) -> None:
     """Take every page from the table: the planner goes by how many there are."""
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
+    async with engine.connect() as opened:
+        connection = await opened.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("DELETE FROM goodsyard.job"))
         await connection.execute(text("VACUUM goodsyard.job"))
 
