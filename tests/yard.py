@@ -118,8 +118,6 @@ class Yard:
     """A database, a Redis, and what a test does to the jobs in them."""
 
     sessions: Sessions
-    database_url: str
-    redis_url: str
     bell: Doorbell
 
     def executor(self, *handlers: Handler, worker: UUID | None = None) -> Executor:
@@ -202,13 +200,20 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: fl
 
 
 @asynccontextmanager
-async def open_yard(sessions: Sessions, database_url: str, redis_url: str) -> AsyncIterator[Yard]:
-    """Have a yard for a while."""
+async def connect(sessions: Sessions, redis_url: str) -> AsyncIterator[Yard]:
+    """Have a yard for a while, in a database that has the table ``note``."""
     client = doorbell.connect(redis_url)
-    yard = Yard(sessions, database_url, redis_url, Doorbell(client))
-    await yard.sql(SCHEMA)
+    yard = Yard(sessions, Doorbell(client))
     try:
         yield yard
     finally:
         await yard.bell.close()
         await client.aclose()
+
+
+@asynccontextmanager
+async def open_yard(sessions: Sessions, redis_url: str) -> AsyncIterator[Yard]:
+    """Have a yard for a while, in a database that is new."""
+    async with connect(sessions, redis_url) as yard:
+        await yard.sql(SCHEMA)
+        yield yard

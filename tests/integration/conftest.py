@@ -114,7 +114,7 @@ async def api(api_settings: ApiSettings, sessions: Sessions) -> AsyncIterator[Ap
 
 
 @pytest.fixture
-async def yard(sessions: Sessions, database_url: str, redis_url: str) -> AsyncIterator[Yard]:
+async def yard(sessions: Sessions, redis_url: str) -> AsyncIterator[Yard]:
     """The engine, with two kinds of job whose effects can be counted."""
-    async with open_yard(sessions, database_url, redis_url) as opened:
+    async with open_yard(sessions, redis_url) as opened:
         yield opened

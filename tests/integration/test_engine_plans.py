@@ -102,7 +102,7 @@ async def full_yard(servers: Servers, postgres_url: str) -> AsyncIterator[Yard]:
         engine = open_engine(url, pool_size=1, application_name="tests")
         stack.push_async_callback(engine.dispose)
         sessions = session_factory(engine)
-        yard = await stack.enter_async_context(open_yard(sessions, url, servers.valkey.url))
+        yard = await stack.enter_async_context(open_yard(sessions, servers.valkey.url))
         await yard.sql("ALTER TABLE goodsyard.job SET (autovacuum_enabled = false)")
         for _ in range(ROUNDS_UNTIL_PLANS_ARE_KEPT):
             await empty(engine)
