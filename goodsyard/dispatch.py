@@ -29,6 +29,10 @@ BATCH = 500
 """Jobs one transaction dispatches at the most: some 4 ms of row locks."""
 
 
+WORTH_A_MESSAGE = 25
+"""Jobs below which a chunk isn't split: a message and its commits cost about what that many do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dispatched:
     """A job that is on its way from now on."""
@@ -141,9 +145,9 @@ class Chunk:
 def chunks(dispatched: Sequence[Dispatched], *, most: int, workers: int) -> list[Chunk]:
     """Share jobs out to messages.
 
-    A lone job goes alone and at once (latency); a backlog goes in chunks (throughput), yet never so
-    large that one worker gets what several could share. A job that was lost before goes alone: it
-    may be the one that kills its worker.
+    A lone job goes alone and at once (latency); a backlog goes in chunks (throughput), shared among
+    the workers unless the shares were too small to be worth a message. A job that was lost before
+    goes alone: it may be the one that kills its worker.
 
     Args:
         dispatched: the jobs of one kind.
@@ -152,9 +156,8 @@ def chunks(dispatched: Sequence[Dispatched], *, most: int, workers: int) -> list
     """
     fresh = [job.delivery for job in dispatched if job.lost == 0]
     suspects = [job for job in dispatched if job.lost > 0]
-    if len(dispatched) < BATCH:
-        size = min(most, max(1, math.ceil(len(fresh) / (2 * max(1, workers)))))
-    else:
-        size = most  # a full batch: there is more where it came from
+    share = math.ceil(len(fresh) / max(1, workers))
+    # Of a full batch there is more where it came from: everybody gets the most.
+    size = most if len(dispatched) >= BATCH else min(most, max(share, WORTH_A_MESSAGE))
     shared = [Chunk(tuple(fresh[at : at + size])) for at in range(0, len(fresh), size)]
     return shared + [Chunk((job.delivery,), job.lost >= QUARANTINE_AFTER) for job in suspects]

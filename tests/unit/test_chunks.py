@@ -24,11 +24,13 @@ def test_a_lone_job_goes_alone_and_at_once() -> None:
     assert sizes(1, most=200, workers=4) == [1]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4, 8])
-def test_a_small_backlog_is_shared_among_all_workers(workers: int) -> None:
-    shared = sizes(100, most=200, workers=workers)
-    assert len(shared) == pytest.approx(2 * workers, abs=1)
-    assert sum(shared) == 100
+@pytest.mark.parametrize(
+    ("workers", "expected"), [(1, [120]), (2, [60, 60]), (4, [30] * 4), (8, [25] * 4 + [20])]
+)
+def test_a_backlog_is_shared_among_the_workers_down_to_what_is_worth_a_message(
+    workers: int, expected: list[int]
+) -> None:
+    assert sizes(120, most=200, workers=workers) == expected
 
 
 def test_a_full_batch_goes_in_chunks_as_large_as_the_kind_allows() -> None:
