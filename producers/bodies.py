@@ -10,12 +10,14 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
 from email.message import Message
 from typing import Annotated, Any, ClassVar, NoReturn
 
 import orjson
 from fastapi.routing import APIRoute
-from pydantic import BeforeValidator, JsonValue
+from pydantic import AwareDatetime, BeforeValidator, Field, JsonValue
+from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -56,6 +58,25 @@ def _children(node: JsonValue) -> list[JsonValue]:
 FreeForm = Annotated[dict[str, JsonValue], BeforeValidator(_shallow)]
 """A JSON object of the caller's own making, nested ``MAX_DEPTH`` levels at the most."""
 
+_RFC_3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})")
+
+
+def _rfc_3339(value: object) -> object:
+    # pydantic would take a number, or one in quotes, for seconds since 1970.
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise PydanticCustomError("rfc_3339", "Not a time as in RFC 3339, with its offset")
+    return value
+
+
+Moment = Annotated[
+    AwareDatetime,
+    BeforeValidator(_rfc_3339),
+    # Within the years that Postgres, Python and every offset agree on.
+    Field(ge=datetime(2000, 1, 1, tzinfo=UTC), le=datetime(9999, 1, 1, tzinfo=UTC)),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""A point in time."""
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]  # Starlette's own shape
 
 
@@ -81,6 +102,8 @@ class JsonRoute(APIRoute):
     """A route that reads its body, if it declares one, by the rules of this module."""
 
     max_bytes: ClassVar[int] = 64 * KIB
+    looks_closer: ClassVar[bool] = False
+    """Whether the handler itself looks for text that can't be stored, thing by thing."""
 
     def get_route_handler(self) -> Handler:
         """Read the body before anything else looks at it."""
@@ -94,7 +117,10 @@ class JsonRoute(APIRoute):
             raw = await _read(request, self.max_bytes)
             if raw or required:
                 _refuse_other_types(request)
-                return await handle(JsonRequest(request, raw, parse(raw)))
+                document = parse(raw)
+                if may_be_unstorable(raw) and not self.looks_closer:
+                    refuse_unstorable(document)
+                return await handle(JsonRequest(request, raw, document))
             return await handle(JsonRequest(request, raw, None))
 
         return read_then_handle
@@ -104,13 +130,14 @@ class BulkRoute(JsonRoute):
     """A route that takes many things in one body."""
 
     max_bytes: ClassVar[int] = 4 * KIB * KIB
+    looks_closer: ClassVar[bool] = True
 
 
 def parse(raw: bytes) -> JsonValue:
     """Return the document in ``raw``.
 
     Raises:
-        ProblemError: it isn't JSON (400), or has text that can't be stored (422).
+        ProblemError: it isn't JSON (400), or has half a surrogate pair in its text (422).
     """
     try:
         document: JsonValue = orjson.loads(raw)
@@ -118,9 +145,24 @@ def parse(raw: bytes) -> JsonValue:
         if _HALF_PAIR.search(raw):
             _refuse_half_pairs(raw)
         raise ProblemError(problems.MALFORMED_JSON, f"The body is not JSON: {error}.") from error
-    if b"\\u0000" in raw:  # the one way to write it; an escaped backslash before it is harmless
-        _refuse_unstorable(document)
     return document
+
+
+def may_be_unstorable(raw: bytes) -> bool:
+    """Whether a body that was parsed is worth a closer look: NUL has this one way to be written."""
+    return b"\\u0000" in raw
+
+
+def refuse_unstorable(document: JsonValue) -> None:
+    """Refuse text that Postgres can't store.
+
+    Raises:
+        ProblemError: 422, naming the places.
+    """
+    places = list(_unstorable(document))
+    if places:
+        detail = "Text with NUL or half a surrogate pair can't be stored"
+        raise problems.validation([{"pointer": pointer(p), "detail": detail} for p in places])
 
 
 def _refuse_encodings(request: Request) -> None:
@@ -181,15 +223,7 @@ def _refuse_half_pairs(raw: bytes) -> None:
         document = json.loads(raw)
     except (ValueError, RecursionError):
         return
-    _refuse_unstorable(document)
-
-
-def _refuse_unstorable(document: JsonValue) -> None:
-    places = list(_unstorable(document))
-    if places:
-        detail = "Text with NUL or half a surrogate pair can't be stored."
-        errors = [{"pointer": pointer(place), "detail": detail} for place in places]
-        raise problems.validation(errors)
+    refuse_unstorable(document)
 
 
 def _unstorable(document: JsonValue) -> Iterator[tuple[str | int, ...]]:

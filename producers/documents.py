@@ -9,15 +9,31 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from producers import problems
 from producers.envelope import VERSIONED
 from producers.idempotency import HEADER
 from producers.order_shapes import BulkOrderIn
-from producers.problems import MEDIA_TYPE, TYPES, Problem
+from producers.problems import MEDIA_TYPE, Problem, ProblemType, refusals
 
-_EVERYWHERE = (401, 403, 429, 500, 503)
-_WITH_BODY = (400, 408, 413, 415, 422)
-_BY_PARAMETER = {"path": (404,), "query": (422,), "header": (400, 409, 422)}
-_CONFLICTS = ("/cancel", "/refund", "/retry", "/v1/users", "/v1/stock")
+_EVERYWHERE = (
+    problems.UNAUTHENTICATED,
+    problems.MISSING_SCOPE,
+    problems.RATE_LIMITED,
+    problems.INTERNAL,
+    problems.UNAVAILABLE,
+)
+_OF_BODIES = (
+    problems.MALFORMED_JSON,
+    problems.BODY_TOO_SLOW,
+    problems.BODY_TOO_LARGE,
+    problems.UNSUPPORTED_MEDIA_TYPE,
+    problems.VALIDATION,
+)
+_OF_PARAMETERS = {
+    "path": (problems.NOT_FOUND,),
+    "query": (problems.VALIDATION,),
+    "header": (problems.KEY_REQUIRED, problems.IN_FLIGHT, problems.KEY_REUSED),
+}
 
 _REF = "#/components/schemas/{model}"
 
@@ -45,37 +61,40 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     schemas |= ours["$defs"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for path, method, operation in _operations(document):
-        for status in sorted(_refusals(path, method, operation)):
-            operation["responses"][str(status)] = _problem(status)
+    for path, operation in _operations(document):
+        _tell_refusals(path, operation)
     return document
 
 
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            yield path, method, operation
+        for operation in methods.values():
+            yield path, operation
 
 
-def _refusals(path: str, method: str, operation: dict[str, Any]) -> set[int]:
-    """Return the statuses with which a call can be refused."""
-    operation["responses"].pop("422", None)  # the framework's own shape, which isn't ours
-    if not path.startswith(f"{VERSIONED}/"):
-        return {503, 500} | ({404} if "{" in path else set())
-    statuses = set(_EVERYWHERE)
+def _tell_refusals(path: str, operation: dict[str, Any]) -> None:
+    """Add the problems that a call shares with others to those that its route declares."""
+    responses = operation["responses"]
+    responses.pop("422", None)  # the framework's own shape, which isn't ours
+    shared = refusals(*_shared(path, operation))
+    for status in {int(status) for status in responses if int(status) >= 400} | shared.keys():  # noqa: PLR2004 - HTTP's
+        told = [r["description"] for r in (responses.get(str(status)), shared.get(status)) if r]
+        responses[str(status)] = {
+            "description": "; ".join(told),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
+        }
+
+
+def _shared(path: str, operation: dict[str, Any]) -> Iterator[ProblemType]:
+    if path.startswith(f"{VERSIONED}/"):
+        yield from _EVERYWHERE
+    else:
+        yield from (problems.INTERNAL, problems.UNAVAILABLE)
     if "requestBody" in operation:
-        statuses |= set(_WITH_BODY)
-    for parameter in operation.get("parameters", ()):
-        if parameter["in"] != "header" or parameter["name"] == HEADER:
-            statuses |= set(_BY_PARAMETER[parameter["in"]])
-    if method != "get" and any(part in path for part in _CONFLICTS):
-        statuses.add(409)
-    return statuses
-
-
-def _problem(status: int) -> dict[str, Any]:
-    kinds = [kind for kind in TYPES.values() if kind.status == status]
-    return {
-        "description": "; ".join(f"`{kind.name}`: {kind.title}" for kind in kinds),
-        "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
-    }
+        yield from _OF_BODIES
+    for source in {
+        parameter["in"]
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] != "header" or parameter["name"] == HEADER
+    }:
+        yield from _OF_PARAMETERS[source]

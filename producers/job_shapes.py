@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from goodsyard.interventions import MOST_AT_ONCE
 from goodsyard.job import JobState
 from goodsyard.jobs import Attempt, JobView
 from goodsyard.submit import DEFAULT_PRIORITY
-from producers.bodies import FreeForm
+from producers.bodies import FreeForm, Moment
 from producers.order_shapes import Document, JobRef, job_href
 from producers.pagination import PageQuery
 from tasks import contracts
@@ -39,7 +39,7 @@ class JobIn(BaseModel):
 
     kind: Kind
     payload: FreeForm = Field(description="What the kind's contract asks for.")
-    run_at: AwareDatetime | None = Field(default=None, description="When; at once, if not given.")
+    run_at: Moment | None = Field(default=None, description="When; at once, if not given.")
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = Field(
         default=DEFAULT_PRIORITY, description="0 is first, 9 last."
     )

@@ -234,6 +234,16 @@ class ProblemError(Exception):
         )
 
 
+def refusals(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """Return what a call's documentation says of the problems it can answer with."""
+    told: dict[int | str, dict[str, Any]] = {}
+    for kind in dict.fromkeys(kinds):
+        before = told.get(kind.status)
+        text = f"`{kind.name}`: {kind.title}"
+        told[kind.status] = {"description": f"{before['description']}; {text}" if before else text}
+    return told
+
+
 def pointer(location: Iterable[str | int]) -> str:
     """Return a place in the body as a JSON pointer in a URI fragment (RFC 6901, section 6)."""
     parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)

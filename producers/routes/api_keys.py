@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
 from commerce.accounts.keys import issue_api_key, new_key_id, revoke_api_key
@@ -14,7 +14,7 @@ from commerce.accounts.scopes import check_scopes
 from goodsyard.interventions import record
 from producers.answers import JsonAnswer, no_content
 from producers.authentication import Principal, needs
-from producers.bodies import JsonRoute
+from producers.bodies import JsonRoute, Moment
 from producers.idempotency import AcceptedKey, claim, replayed
 from producers.problems import not_found
 from producers.services import Use
@@ -39,7 +39,7 @@ class KeyIn(BaseModel):
         description="What the audit log calls it."
     )
     scopes: Annotated[list[str], Field(min_length=1, max_length=50), AfterValidator(_known)]
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 class KeyOut(BaseModel):

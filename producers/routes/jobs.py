@@ -52,7 +52,12 @@ STREAM_SECONDS = 300.0
 """How long a stream of events lasts; a browser's EventSource then asks for the next by itself."""
 
 
-@router.post("", status_code=202, response_model=AcceptedJob)
+@router.post(
+    "",
+    status_code=202,
+    response_model=AcceptedJob,
+    responses=problems.refusals(problems.NOT_FOUND),
+)
 async def submit(
     request: Request, body: JobIn, key: RequiredKey, principal: Anybody, use: Use
 ) -> Response:
@@ -202,7 +207,11 @@ async def _events(
             yield b"id: %b\nevent: state\ndata: %b\n\n" % (str(told).encode(), data)
 
 
-@router.post("/{job_id}/cancel", response_model=JobOut)
+@router.post(
+    "/{job_id}/cancel",
+    response_model=JobOut,
+    responses=problems.refusals(problems.JOB_STATE),
+)
 async def cancel(job_id: UUID, principal: Admin, use: Use) -> Response:
     """Call a waiting job of a public kind off; one that is cancelled already is left so."""
     try:
@@ -213,7 +222,12 @@ async def cancel(job_id: UUID, principal: Admin, use: Use) -> Response:
     return JsonAnswer(_told(use, job_id, job))
 
 
-@router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems.refusals(problems.JOB_STATE),
+)
 async def retry(job_id: UUID, key: AcceptedKey, principal: Admin, use: Use) -> Response:
     """Let a dead job run again from the start, under the same id."""
     try:

@@ -16,7 +16,7 @@ from goodsyard import request_keys
 from producers import problems
 from producers.answers import JsonAnswer
 from producers.authentication import Principal, needs
-from producers.bodies import BulkRoute, JsonRoute
+from producers.bodies import BulkRoute, JsonRoute, may_be_unstorable, refuse_unstorable
 from producers.failures import invalid_body
 from producers.idempotency import (
     REPLAYED,
@@ -86,8 +86,9 @@ async def submit_orders(request: Request, body: BulkIn, principal: Writer, use: 
     """Hand up to 1,000 orders in. Each is accepted or refused by itself, under its own key."""
     wishes: dict[str, Wish] = {}
     answers: list[tuple[str, bool] | ProblemError] = []  # the key, and if it came before in here
+    wary = may_be_unstorable(await request.body())
     for item in body.orders:
-        wish = _wish(item)
+        wish = _wish(item, wary=wary)
         if isinstance(wish, ProblemError):
             answers.append(wish)
             continue
@@ -107,9 +108,15 @@ async def submit_orders(request: Request, body: BulkIn, principal: Writer, use: 
     return JsonAnswer({"results": results})
 
 
-def _wish(item: Any) -> Wish | ProblemError:  # noqa: ANN401 - whatever JSON the caller put there
+def _wish(
+    item: Any,  # noqa: ANN401 - whatever JSON the caller put there
+    *,
+    wary: bool,
+) -> Wish | ProblemError:
     """Return what an item of a bulk asks for; it hashes as if it had come alone."""
     try:
+        if wary:
+            refuse_unstorable(item)
         order = _bulk_order.validate_python(item)
         key = parse_key(order.idempotency_key)
     except ValidationError as error:
@@ -160,7 +167,12 @@ async def read_order(
     return JsonAnswer(document)
 
 
-@router.post("/{order_id}/cancel", status_code=202, response_model=ChangedOrder)
+@router.post(
+    "/{order_id}/cancel",
+    status_code=202,
+    response_model=ChangedOrder,
+    responses=problems.refusals(problems.ORDER_STATE),
+)
 async def cancel_order(order_id: UUID, key: AcceptedKey, principal: Writer, use: Use) -> Response:
     """Call an order off: its goods go back on the shelf, and what was paid is given back."""
     async with use.sessions.begin() as tx:
@@ -183,7 +195,12 @@ class RefundIn(BaseModel):
     )
 
 
-@router.post("/{order_id}/refund", status_code=202, response_model=AcceptedOrder)
+@router.post(
+    "/{order_id}/refund",
+    status_code=202,
+    response_model=AcceptedOrder,
+    responses=problems.refusals(problems.ORDER_STATE),
+)
 async def refund_order(
     order_id: UUID,
     key: RequiredKey,

@@ -41,7 +41,7 @@ class ShelfOut(BaseModel):
     reserved: int
 
 
-@router.put("/{sku}", response_model=ShelfOut)
+@router.put("/{sku}", response_model=ShelfOut, responses=problems.refusals(problems.BELOW_RESERVED))
 async def count(sku: Sku, body: CountIn, principal: Writer, use: Use) -> Response:
     """Write down how many pieces are on hand; a SKU comes into being by its first count."""
     try:

@@ -82,7 +82,12 @@ def _document(profile: Profile) -> Document:
     }
 
 
-@router.post("", status_code=201, response_model=UserOut)
+@router.post(
+    "",
+    status_code=201,
+    response_model=UserOut,
+    responses=problems.refusals(problems.EMAIL_TAKEN, problems.USERNAME_TAKEN, problems.NOT_FOUND),
+)
 async def add(body: UserIn, key: AcceptedKey, principal: Writer, use: Use) -> Response:
     """Add a user. E-mail address (whatever its case) and username are unique in the tenant."""
     password = body.password
@@ -130,7 +135,7 @@ async def read(user_id: UUID, principal: Reader, use: Use) -> Response:
     return JsonAnswer(_document(profile))
 
 
-@router.delete("/{user_id}", status_code=204)
+@router.delete("/{user_id}", status_code=204, responses=problems.refusals(problems.OPEN_ORDERS))
 async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
     """Erase everything personal about a user; the orders and the ledger keep a bare number."""
     try:

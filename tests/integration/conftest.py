@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -18,6 +18,7 @@ from goodsyard.database import Sessions
 from producers.app import create_app
 from producers.services import Services
 from producers.settings import ApiSettings
+from tests.saga import Saga, Sandbox, open_saga, run_sandbox
 from tests.yard import Yard, open_yard
 
 _numbers = count(1)
@@ -117,4 +118,18 @@ async def api(api_settings: ApiSettings, sessions: Sessions) -> AsyncIterator[Ap
 async def yard(sessions: Sessions, redis_url: str) -> AsyncIterator[Yard]:
     """The engine, with two kinds of job whose effects can be counted."""
     async with open_yard(sessions, redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """One gateway and mail sink for all tests; each knows its own charges and mails."""
+    with run_sandbox(tmp_path_factory.mktemp("sandbox")) as running:
+        yield running
+
+
+@pytest.fixture
+async def saga(yard: Yard, sandbox: Sandbox) -> AsyncIterator[Saga]:
+    """A shop whose orders move on step by step."""
+    async with open_saga(yard, sandbox) as opened:
         yield opened

@@ -30,13 +30,15 @@ async def test_a_bad_order_harms_no_other(api: Api) -> None:
             "no order at all",
             good | {"idempotency_key": "5", "user_id": "0198a6b0-0000-7000-8000-000000000000"},
             good | {"idempotency_key": "6"},
+            good | {"idempotency_key": "7", "metadata": {"note": "nul\0"}},
         ],
     )
-    assert [result["status"] for result in results] == [202, 422, 400, 422, 422, 202]
+    assert [result["status"] for result in results] == [202, 422, 400, 422, 422, 202, 422]
     assert results[1]["problem"]["errors"][0]["pointer"] == "#/orders/1/lines"
     assert results[2]["problem"]["type"] == "/problems/idempotency-key-required"
     assert results[3]["problem"]["errors"][0]["pointer"] == "#/orders/3"
     assert results[4]["problem"]["errors"][0]["pointer"] == "#/orders/4/user_id"
+    assert results[6]["problem"]["errors"][0]["pointer"] == "#/orders/6/metadata/note"
     for result in (results[0], results[5]):
         assert (await api.http.get(result["order"]["href"])).json() == result["order"]
         assert (await api.http.get(result["job"]["href"])).json()["state"] == "waiting"

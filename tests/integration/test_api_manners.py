@@ -59,6 +59,7 @@ async def test_an_unknown_address_and_a_wrong_method_are_problems(api: Api) -> N
         ("PATCH", "/v1/users/0198a6b0-0000-7000-8000-000000000000", "DELETE, GET"),
         ("DELETE", "/healthz", "GET"),
         ("OPTIONS", "/v1/stock/CD", "GET, PUT"),
+        ("PUT", "/v1/orders/bulk", "POST"),
     ):
         answer = await api.http.request(method, path)
         _is_problem(answer, 405, "method-not-allowed")
