@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, ClassVar, TypedDict, Unpack
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import dispatch, doorbell, jobs
@@ -178,13 +178,11 @@ class Yard:
         """Return every effect that was ever committed, sorted."""
         return [row.line for row in await self.sql("SELECT line FROM public.note ORDER BY line")]
 
-    async def sql(  # Any: a row of whatever was selected
-        self, statement: str, **parameters: object
-    ) -> Sequence[Row[Any]]:
+    async def sql(self, statement: str, **parameters: object) -> list[Any]:  # Any: as selected
         """Run a statement in a transaction of its own, and return its rows if it has any."""
         async with self.sessions.begin() as tx:
             result = await tx.execute(text(statement), parameters)
-            return result.all() if result.returns_rows else []  # type: ignore[attr-defined]  # a CursorResult
+            return list(result) if result.returns_rows else []  # type: ignore[attr-defined]  # a CursorResult
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 10) -> None:
