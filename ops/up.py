@@ -24,6 +24,8 @@ from ops.supervisor import Supervisor
 # The slowest, the workers, import for some seconds where two cores start everything at once.
 _SECONDS_TO_COME_UP = 90.0
 
+_console = Console(stderr=True, highlight=False)
+
 
 def up(options: Options, *, as_json: bool) -> None:
     """Run everything until SIGINT, SIGTERM or SIGHUP; a second one ends it at once.
@@ -40,6 +42,7 @@ def up(options: Options, *, as_json: bool) -> None:
     with sole_use(options.data_dir):
         plan = Plan(options)
         plan.ready_file.unlink(missing_ok=True)
+        _say("Starting; the first time takes some seconds longer.")
         for server in plan.servers:
             server.prepare()
         asyncio.run(_run(plan, as_json=as_json))
@@ -55,8 +58,7 @@ class _Run:
     def __init__(self, plan: Plan, *, as_json: bool) -> None:
         self._plan = plan
         self._as_json = as_json
-        self._console = Console(stderr=True, highlight=False)
-        self._supervisor = Supervisor(plan.logs, self._say, self._write_ready_file)
+        self._supervisor = Supervisor(plan.logs, _say, self._write_ready_file)
         self._is_ready = False
 
     async def until_told(self) -> None:
@@ -73,10 +75,10 @@ class _Run:
             telling.cancel()
             self._is_ready = False
             self._plan.ready_file.unlink(missing_ok=True)
-            self._say("Stopping: work in hand is finished first. Ctrl-C again: at once.")
+            _say("Stopping: work in hand is finished first. Ctrl-C again: at once.")
             await asyncio.gather(coming_up, telling, return_exceptions=True)
             await self._supervisor.stop()
-            self._say("Stopped.")
+            _say("Stopped.")
 
     def _watch_signals(self) -> asyncio.Event:
         told = asyncio.Event()
@@ -97,7 +99,7 @@ class _Run:
         require_servers(plan.database_url, plan.redis_url)
         await supervisor.run(plan.migration)
         plan.admin_key = await admin_key(plan.database_url, plan.admin_key)
-        self._say("The database has the newest schema")
+        _say("The database has the newest schema")
         workers_start = await database_time(plan.database_url)
         # Stopped in the opposite order: first what takes work in, last what the work needs.
         supervisor.start(*plan.sandbox)
@@ -122,7 +124,7 @@ class _Run:
 
         await self._until(answers, server.name)
         server.complete()
-        self._say(f"{server.name} is up on port {server.port}")
+        _say(f"{server.name} is up on port {server.port}")
 
     async def _until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
         await self._supervisor.until(condition, what, _SECONDS_TO_COME_UP)
@@ -163,18 +165,19 @@ class _Run:
             sys.stdout.flush()
             return
         plan = self._plan
-        self._say(f"API      {plan.api_url}/docs")
+        _say(f"API      {plan.api_url}/docs")
         if plan.flower:
-            self._say(f"Flower   {plan.flower_url}  {plan.flower_auth}")
+            _say(f"Flower   {plan.flower_url}  {plan.flower_auth}")
         if plan.sandbox:
-            self._say(f"Charges  {plan.gateway_url}/sandbox/charges")
-            self._say(f"Mails    {plan.gateway_url}/sandbox/mails")
-        self._say(f"Logs     {plan.logs}")
-        self._say(f"export GOODSYARD_API_URL={plan.api_url} GOODSYARD_API_KEY={plan.admin_key}")
+            _say(f"Charges  {plan.gateway_url}/sandbox/charges")
+            _say(f"Mails    {plan.gateway_url}/sandbox/mails")
+        _say(f"Logs     {plan.logs}")
+        _say(f"export GOODSYARD_API_URL={plan.api_url} GOODSYARD_API_KEY={plan.admin_key}")
 
-    def _say(self, what: str) -> None:
-        with suppress(OSError):  # the terminal may be gone, which is no reason to leave children
-            self._console.print(what, soft_wrap=True, markup=False)
+
+def _say(what: str) -> None:
+    with suppress(OSError):  # the terminal may be gone, which is no reason to leave children
+        _console.print(what, soft_wrap=True, markup=False)
 
 
 async def _answers(url: str) -> bool:
