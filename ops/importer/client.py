@@ -1,4 +1,4 @@
-"""Calls the API until it answers: what it refuses for a while is tried again with the same key."""
+"""Calls the API until it answers: what it refuses for a while is tried again, and counts once."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ IN_FLIGHT = "/problems/request-in-flight"
 
 _ABOUT_THE_USER = frozenset(
     {
-        EMAIL_TAKEN,
+        EMAIL_TAKEN,  # and nobody there any more: erased since
         "/problems/username-taken",
         "/problems/validation",
-        "/problems/not-found",  # created by an earlier import and erased since
     }
 )
 _IN_BULK = re.compile(
@@ -124,11 +123,10 @@ class Client:
             RefusedError: the API doesn't take the address.
             ImportStoppedError: as ``submit``.
         """
-        # Hashed, because an address may be longer than a key, and in any script.
-        digest = hashlib.sha256(email.encode()).hexdigest()
-        username = email if len(email) <= MAX_USERNAME else f"{email[:31]}-{digest[:32]}"
-        body = {"email": email, "username": username}
-        answer = await self._call("POST", "/users", body, key=f"import-user-{digest}")
+        # Without an idempotency key, which would cost the API a statement: an address is unique,
+        # so that a repeated call is told who has it.
+        body = {"email": email, "username": _username(email)}
+        answer = await self._call("POST", "/users", body)
         problem = answer.document.get("type")
         if problem == EMAIL_TAKEN and "Location" in answer.headers:
             return answer.headers["Location"].rpartition("/")[2]
@@ -151,16 +149,13 @@ class Client:
         if answer.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY}:
             _expected(answer, HTTPStatus.OK, HTTPStatus.CREATED)
 
-    async def _call(
-        self, method: str, path: str, body: object = None, key: str | None = None
-    ) -> Answer:
+    async def _call(self, method: str, path: str, body: object = None) -> Answer:
         """Return the API's answer to this call, made as often as it takes."""
         data = None if body is None else orjson.dumps(body)
-        headers = {} if key is None else {"Idempotency-Key": key}
         patience = _Patience(self._patience, self._tell)
         while True:
             try:
-                answer = await self._try(method, path, data, headers)
+                answer = await self._try(method, path, data)
             except (aiohttp.ClientError, TimeoutError) as error:  # nobody knows if it was taken
                 trouble = f"{self._base} does not answer: {str(error) or 'it takes too long'}"
                 await patience.spend(trouble, at_least=0.0)
@@ -171,14 +166,10 @@ class Client:
                 trouble = f"{self._base} answers {answer.status}: {reason_of(answer.document)}"
                 await patience.spend(trouble, at_least=_retry_after(answer.headers))
 
-    async def _try(
-        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
-    ) -> Answer:
+    async def _try(self, method: str, path: str, data: bytes | None) -> Answer:
         if self._http is None:
             raise RuntimeError("the client is not open")
-        async with self._http.request(
-            method, self._base + path, data=data, headers=headers
-        ) as response:
+        async with self._http.request(method, self._base + path, data=data) as response:
             return Answer(response.status, response.headers, _document(await response.read()))
 
 
@@ -215,6 +206,13 @@ def reason_of(problem: Document) -> str:
         for error in problem.get("errors", [])
     ]
     return "; ".join(places) or str(problem.get("detail") or problem.get("title") or problem)
+
+
+def _username(email: str) -> str:
+    """Return a name that is an address's own: the address, if it is not too long for a name."""
+    if len(email) <= MAX_USERNAME:
+        return email
+    return f"{email[:31]}-{hashlib.sha256(email.encode()).hexdigest()[:32]}"
 
 
 def _expected(answer: Answer, *statuses: HTTPStatus) -> Answer:
