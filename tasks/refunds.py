@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -46,27 +47,37 @@ class Refund:
         tx: AsyncSession,
         answered: Sequence[tuple[Job[RefundPayment], GatewayAnswer | Untraceable]],
     ) -> Sequence[Outcome]:
-        """Book each refund, one at a time: they are rare, and two may be of one payment."""
-        return [await _refunded(tx, job, answer) for job, answer in answered]
+        """Book each refund, one at a time: they are rare, and two may be of one payment.
+
+        What they touch is locked before, all of it in order: two chunks never wait in a circle.
+        """
+        ids = [job.payload.payment_id for job, _ in answered]
+        orders = await payment_rows.orders_of(tx, ids)
+        await order_rows.lock(tx, list(orders.values()))
+        payments = await payment_rows.lock(tx, ids)
+        return [await _refunded(tx, job, answer, payments, orders) for job, answer in answered]
 
 
 async def _refunded(
-    tx: AsyncSession, job: Job[RefundPayment], answer: GatewayAnswer | Untraceable
+    tx: AsyncSession,
+    job: Job[RefundPayment],
+    answer: GatewayAnswer | Untraceable,
+    payments: Mapping[UUID, LockedPayment],
+    orders: Mapping[UUID, UUID],
 ) -> Outcome:
     refund = job.payload
+    payment = payments.get(refund.payment_id)
+    if payment is None:
+        return Refused(f"there is no payment {refund.payment_id}")
     if isinstance(answer, Untraceable):
         return Dead(UNCERTAIN, "too old to be sent again: look for the refund at the gateway")
     if isinstance(answer, Unclear):
         return Retry(answer.error, answer.after)
     if isinstance(answer, Declined):
         return Refused(f"the gateway refuses the refund: {answer.code}")
-    order_id = await payment_rows.order_of(tx, refund.payment_id)
-    if order_id is not None:
-        await order_rows.lock(tx, [order_id])
-    payment = (await payment_rows.lock(tx, [refund.payment_id]))[refund.payment_id]
     await payment_rows.add_refunded(tx, {payment.id: refund.amount})
-    if order_id is not None:
-        await order_rows.add_refunded(tx, order_id, refund.amount)
+    if payment.id in orders:
+        await order_rows.add_refunded(tx, orders[payment.id], refund.amount)
     code = f"refund:{refund.refund_id}"
     await ledger.book(
         tx,

@@ -72,7 +72,10 @@ _ADD_REFUNDED = text("""
      WHERE p.id = m.id AND p.id = ANY(CAST(:ids AS uuid[]))
 """)
 
-_ORDER_OF = text("SELECT order_id FROM commerce.payment WHERE id = :id")
+_ORDERS_OF = text("""
+    SELECT id, order_id FROM commerce.payment
+     WHERE id = ANY(CAST(:ids AS uuid[])) AND order_id IS NOT NULL
+""")
 
 _OF_ORDER = text("""
     SELECT id FROM commerce.payment
@@ -115,10 +118,10 @@ async def live_payment_of(tx: AsyncSession, order_id: UUID) -> UUID | None:
     return payment
 
 
-async def order_of(tx: AsyncSession, payment_id: UUID) -> UUID | None:
-    """Return the order that a payment is for, if it is for one; it never changes."""
-    order: UUID | None = await tx.scalar(_ORDER_OF, {"id": payment_id})
-    return order
+async def orders_of(tx: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, UUID]:
+    """Return the order of each of the payments that is for one; it never changes."""
+    rows = await tx.execute(_ORDERS_OF, {"ids": list(ids)})
+    return {row.id: row.order_id for row in rows}
 
 
 async def move(tx: AsyncSession, verdicts: Mapping[UUID, Verdict]) -> None:
