@@ -20,9 +20,9 @@ from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
 
 from goodsyard import dispatch, doorbell, limits
-from goodsyard.contracts import Contract, Policy
+from goodsyard.contracts import Contract
 from goodsyard.database import Sessions, open_engine, session_factory
-from goodsyard.dispatch import QUARANTINE, Chunk
+from goodsyard.dispatch import QUARANTINE
 from goodsyard.failpoints import failpoint
 from goodsyard.settings import EngineSettings, load
 from tasks import contracts
@@ -30,7 +30,7 @@ from workers import broker, logging, publisher
 from workers.app import app
 from workers.broker import BrokerView
 from workers.publisher import Envelope
-from workers.sweep import Sweep
+from workers.sweep import Situation, Sweep
 
 POLL_SECONDS = 0.25
 """The longest a due job waits for a relay when every wake-up was lost."""
@@ -70,12 +70,8 @@ class Relay:
         self._woken: set[str] = set()
         self._wake = asyncio.Event()
         self._last_look = 0.0
-        self.workers: dict[str, int] = {}
-        """Live worker processes a queue; the sweep keeps it up to date."""
-        self.limited: set[str] = set()
-        """Kinds with a rate limit; the sweep keeps it up to date."""
-        self.paused: set[str] = set()
-        """Queues on hold; the sweep keeps it up to date."""
+        self.situation: Situation | None = None
+        """Kept up to date by the sweep; before its first look, a limit or a pause isn't known."""
 
     def wake(self, kinds: Iterable[str]) -> None:
         """Say that jobs of ``kinds`` may be due."""
@@ -96,12 +92,12 @@ class Relay:
 
     async def run_once(self) -> float:
         """Do one round and return how many seconds the next may wait (less, if woken)."""
-        view = await broker.look(self._redis, self._queues)
-        if not view.remembers:
+        situation, view = self.situation, await broker.look(self._redis, self._queues)
+        if situation is None or not view.remembers:
             return AWAY_SECONDS / 10  # the sweep sets things right first
         held_back = False
         for kind in await self._candidates():
-            held_back |= await self._relay(kind, view)
+            held_back |= await self._relay(kind, situation, view)
         return BUSY_SECONDS if held_back or self._woken else POLL_SECONDS
 
     async def _candidates(self) -> list[str]:
@@ -114,36 +110,37 @@ class Relay:
                 kinds |= await dispatch.due_kinds(tx, list(self._contracts))
         return sorted(kinds)
 
-    async def _relay(self, kind: str, view: BrokerView) -> bool:
+    async def _relay(self, kind: str, situation: Situation, view: BrokerView) -> bool:
         """Dispatch one batch of ``kind``; return whether some of it is still held back."""
         policy = self._contracts[kind].policy
-        workers = self.workers.get(policy.queue, 0)
+        workers = situation.workers.get(policy.queue, 0)
         room = max(2, WINDOW_PER_WORKER * workers) - view.lengths[policy.queue]
-        if room <= 0 or policy.queue in self.paused:
+        if room <= 0 or policy.queue in situation.paused:
             self._woken.add(kind)
             return True
-        batch, sent_at, spent = await self._dispatch(kind, min(dispatch.BATCH, room * policy.chunk))
+        batch, sent_at, spent = await self._dispatch(
+            kind, min(dispatch.BATCH, room * policy.chunk), limited=kind in situation.limited
+        )
         if batch:
+            # Without a worker there, quarantine would lose the job's last chances one by one.
+            aside = QUARANTINE if situation.workers.get(QUARANTINE) else policy.queue
             chunks = dispatch.chunks(batch, most=policy.chunk, workers=workers)
             await self._send(
-                [Envelope(kind, self._queue_of(policy, chunk), chunk) for chunk in chunks], sent_at
+                [Envelope(kind, aside if c.quarantined else policy.queue, c) for c in chunks],
+                sent_at,
             )
         if spent or len(batch) == dispatch.BATCH:
             self._woken.add(kind)
         return spent
 
-    def _queue_of(self, policy: Policy, chunk: Chunk) -> str:
-        # Without a worker there, quarantine would lose the job's last chances one by one.
-        return QUARANTINE if chunk.quarantined and self.workers.get(QUARANTINE) else policy.queue
-
     async def _dispatch(
-        self, kind: str, most: int
+        self, kind: str, most: int, *, limited: bool
     ) -> tuple[list[dispatch.Dispatched], float, bool]:
         """Return what was dispatched, when, and whether a limit held more back."""
         async with self._sessions.begin() as tx:
-            granted = await limits.grant(tx, kind, most) if kind in self.limited else most
+            granted = await limits.grant(tx, kind, most) if limited else most
             batch = await dispatch.dispatch(tx, kind, granted) if granted else []
-            if kind in self.limited and len(batch) < granted:
+            if limited and len(batch) < granted:
                 await limits.give_back(tx, kind, granted - len(batch))
             sent_at = await dispatch.transaction_time(tx)
             failpoint("before_dispatch_commit")

@@ -6,8 +6,10 @@ Apart from the relay's rounds, so that a slow sweep delays no dispatch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
 
@@ -31,12 +33,25 @@ TIDY_SECONDS = 3_600.0
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What decides whether a due job may be dispatched, a second old at the most.
+
+    Args:
+        workers: live worker processes a queue.
+        limited: kinds with a rate limit.
+        paused: queues on hold.
+    """
+
+    workers: Mapping[str, int]
+    limited: AbstractSet[str]
+    paused: AbstractSet[str]
+
+
 class Informed(Protocol):
     """Whoever wants to know how things stand."""
 
-    workers: dict[str, int]
-    limited: set[str]
-    paused: set[str]
+    situation: Situation | None
 
     def wake(self, kinds: Iterable[str]) -> None:
         """Hear that jobs of ``kinds`` may be due."""
@@ -115,10 +130,11 @@ class Sweep:
     async def _look_around(self) -> set[str]:
         """Tell the relay about workers, limits and pauses; return the queues with a live worker."""
         async with self._sessions.begin() as tx:
-            self._informed.workers = await sweeper.live_queues(tx)
-            self._informed.limited = {limit.name for limit in await limits.list_limits(tx)}
-            self._informed.paused = await dispatch.paused_queues(tx)
-        return set(self._informed.workers)
+            workers = await sweeper.live_queues(tx)
+            limited = {limit.name for limit in await limits.list_limits(tx)}
+            paused = await dispatch.paused_queues(tx)
+        self._informed.situation = Situation(workers, limited, paused)
+        return set(workers)
 
     async def _return_overdue(self, live: set[str]) -> None:
         reachable = [c for c in self._contracts if c.policy.queue in live]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from itertools import combinations
+
+import pytest
 
 from goodsyard.contracts import Rate
 from goodsyard.limits import set_limit
@@ -13,31 +16,38 @@ from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
 from tests.harness.shop import Shop
 
-RATE = Rate("50/second")
+
+@pytest.fixture
+def limited(system: System, shop: Shop) -> Iterator[Callable[[Rate], None]]:
+    """A way to limit charges, known to all relays from then on; the limit ends with the test."""
+
+    def limit(rate: Rate) -> None:
+        system.relay.kill()
+        shop.transact(partial(set_limit, name=ChargePayment.kind, limit=rate))
+        system.relay.start()
+
+    yield limit
+    shop.transact(partial(set_limit, name=ChargePayment.kind, limit=None))
 
 
 def test_fifty_payments_a_second_are_held_across_two_workers_and_two_relays(
-    system: System, shop: Shop
+    system: System, shop: Shop, limited: Callable[[Rate], None]
 ) -> None:
-    set_rate = partial(set_limit, name=ChargePayment.kind)
-    shop.transact(partial(set_rate, limit=RATE))
-    system.relay.kill()
-    system.relay.start()
+    rate = Rate("50/second")
+    limited(rate)
     with system.cluster.relay(), system.cluster.worker(processes=2) as second:
         second.until_ready()
         shop.order(300)
         shop.until_settled()
-    shop.transact(partial(set_rate, limit=None))
 
     assert_invariants(shop)
     starts = [datetime.fromisoformat(charge["at"]).timestamp() for charge in shop.charges()]
     # The most charges in any window, beyond what the rate alone allows for its length.
     excess = max(
-        number - RATE.per_second * (end - begin)
+        last - first + 1 - rate.per_second * (end - begin)
         for (first, begin), (last, end) in combinations(enumerate(starts), 2)
-        for number in [last - first + 1]
     )
     pace = (len(starts) - 1) / (starts[-1] - starts[0])
     print(f"{pace:.1f} a second, at most {excess:.1f} ahead of the rate")  # noqa: T201 - see -rP
-    assert excess <= RATE.per_second + RATE.capacity
-    assert pace >= 0.9 * RATE.per_second
+    assert excess <= rate.per_second + rate.capacity
+    assert pace >= 0.9 * rate.per_second
