@@ -67,7 +67,7 @@ class Envelope:
                 problem = problem_of(error).response(scope["path"])
                 await problem(scope, receive, answer.send)
         seconds = time.perf_counter() - started
-        route = getattr(scope.get("route"), "path", "none")
+        route = getattr(scope.get("route"), "path_format", "none")
         services.metrics.observe(scope["method"], route, answer.status, seconds)
 
 

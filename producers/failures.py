@@ -87,13 +87,9 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> Iterator[str]:
     """Yield what any route takes at the request's path; the framework tells of the first alone."""
-    path = request.url.path
-    matching = [
-        route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)
-    ]
-    # /v1/orders/bulk is that call alone, and no order whose id is "bulk".
-    for route in [route for route in matching if route.path == path] or matching:
-        yield from route.methods or ()
+    for route in iter_route_contexts(request.app.routes):
+        if route.path_regex.match(request.url.path):
+            yield from route.methods or ()
 
 
 def _of_validation(errors: Sequence[Mapping[str, Any]]) -> ProblemError:

@@ -91,7 +91,12 @@ class BulkIn(BaseModel):
             {
                 "type": "array",
                 "maxItems": MAX_BULK,
-                "items": {"$ref": "#/components/schemas/BulkOrderIn"},
+                "items": {
+                    "anyOf": [
+                        {"$ref": "#/components/schemas/BulkOrderIn"},
+                        {"description": "Anything else is refused by itself."},
+                    ]
+                },
             }
         ),
     ]

@@ -26,7 +26,12 @@ SCOPES = frozenset(
 
 _SUBMIT = "jobs:submit:"
 _SUBMIT_ANY = "jobs:submit:*"
-_SUBMIT_FORM = re.compile(r"jobs:submit:(\*|[a-z0-9_]+(\.[a-z0-9_]+)*)")
+_SUBMIT_FORM = r"jobs:submit:(\*|[a-z0-9_]+(\.[a-z0-9_]+)*)"
+
+SCOPE_PATTERN = f"^({'|'.join(sorted(SCOPES))}|{_SUBMIT_FORM})$"
+"""What every scope matches."""
+
+_SCOPE = re.compile(SCOPE_PATTERN)
 
 
 class UnknownScopeError(ValueError):
@@ -51,7 +56,7 @@ def check_scopes(scopes: Iterable[str]) -> None:
     Raises:
         UnknownScopeError: some don't exist.
     """
-    unknown = [s for s in scopes if s not in SCOPES and not _SUBMIT_FORM.fullmatch(s)]
+    unknown = [scope for scope in scopes if not _SCOPE.fullmatch(scope)]
     if unknown:
         raise UnknownScopeError(unknown)
 

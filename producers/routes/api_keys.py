@@ -7,10 +7,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.json_schema import WithJsonSchema
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from commerce.accounts.keys import issue_api_key, new_key_id, revoke_api_key
-from commerce.accounts.scopes import check_scopes
+from commerce.accounts.scopes import SCOPE_PATTERN, UnknownScopeError, check_scopes
 from goodsyard.interventions import record
 from producers.answers import JsonAnswer, no_content
 from producers.authentication import Principal, needs
@@ -26,8 +28,18 @@ KeyId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
 
 
 def _known(scopes: list[str]) -> list[str]:
-    check_scopes(scopes)
+    try:
+        check_scopes(scopes)
+    except UnknownScopeError as error:
+        raise PydanticCustomError("unknown_scope", "{why}", {"why": str(error)}) from error
     return scopes
+
+
+Scopes = Annotated[
+    list[Annotated[str, WithJsonSchema({"type": "string", "pattern": SCOPE_PATTERN})]],
+    Field(min_length=1, max_length=50),
+    AfterValidator(_known),
+]
 
 
 class KeyIn(BaseModel):
@@ -38,7 +50,7 @@ class KeyIn(BaseModel):
     name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")] = Field(
         description="What the audit log calls it."
     )
-    scopes: Annotated[list[str], Field(min_length=1, max_length=50), AfterValidator(_known)]
+    scopes: Scopes
     expires_at: Moment | None = None
 
 

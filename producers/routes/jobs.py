@@ -140,7 +140,7 @@ async def retry_many(body: RetryIn, key: AcceptedKey, principal: Admin, use: Use
     return JsonAnswer(answer, 202)
 
 
-@router.get("/{job_id}", response_model=JobReportOut)
+@router.get("/{job_id:uuid}", response_model=JobReportOut)
 async def read(
     request: Request, job_id: UUID, principal: Reader, use: Use, wait: Wait = 0
 ) -> Response:
@@ -162,7 +162,7 @@ async def _look(use: Services, tenant: int, job_id: UUID) -> tuple[Document | No
 
 
 @router.get(
-    "/{job_id}/events",
+    "/{job_id:uuid}/events",
     response_class=StreamingResponse,
     responses={
         200: {
@@ -208,7 +208,7 @@ async def _events(
 
 
 @router.post(
-    "/{job_id}/cancel",
+    "/{job_id:uuid}/cancel",
     response_model=JobOut,
     responses=problems.refusals(problems.JOB_STATE),
 )
@@ -223,7 +223,7 @@ async def cancel(job_id: UUID, principal: Admin, use: Use) -> Response:
 
 
 @router.post(
-    "/{job_id}/retry",
+    "/{job_id:uuid}/retry",
     status_code=202,
     response_model=JobOut,
     responses=problems.refusals(problems.JOB_STATE),

@@ -150,7 +150,7 @@ async def list_orders(
         return JsonAnswer(await page_of_orders(tx, principal.tenant, query))
 
 
-@router.get("/{order_id}", response_model=OrderOut)
+@router.get("/{order_id:uuid}", response_model=OrderOut)
 async def read_order(
     request: Request, order_id: UUID, principal: Reader, use: Use, wait: Wait = 0
 ) -> Response:
@@ -168,7 +168,7 @@ async def read_order(
 
 
 @router.post(
-    "/{order_id}/cancel",
+    "/{order_id:uuid}/cancel",
     status_code=202,
     response_model=ChangedOrder,
     responses=problems.refusals(problems.ORDER_STATE),
@@ -196,7 +196,7 @@ class RefundIn(BaseModel):
 
 
 @router.post(
-    "/{order_id}/refund",
+    "/{order_id:uuid}/refund",
     status_code=202,
     response_model=AcceptedOrder,
     responses=problems.refusals(problems.ORDER_STATE),

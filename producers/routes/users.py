@@ -126,7 +126,7 @@ async def _taken(use: Services, tenant: int, body: UserIn, error: TakenError) ->
     )
 
 
-@router.get("/{user_id}", response_model=UserOut)
+@router.get("/{user_id:uuid}", response_model=UserOut)
 async def read(user_id: UUID, principal: Reader, use: Use) -> Response:
     """Read a user."""
     profile = await use.profiles.read(principal.tenant, user_id)
@@ -135,7 +135,9 @@ async def read(user_id: UUID, principal: Reader, use: Use) -> Response:
     return JsonAnswer(_document(profile))
 
 
-@router.delete("/{user_id}", status_code=204, responses=problems.refusals(problems.OPEN_ORDERS))
+@router.delete(
+    "/{user_id:uuid}", status_code=204, responses=problems.refusals(problems.OPEN_ORDERS)
+)
 async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
     """Erase everything personal about a user; the orders and the ledger keep a bare number."""
     try:
@@ -149,7 +151,7 @@ async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
     return no_content()
 
 
-@router.get("/{user_id}/orders", response_model=OrderPage)
+@router.get("/{user_id:uuid}/orders", response_model=OrderPage)
 async def list_orders_of(
     user_id: UUID, query: Annotated[PageQuery, Query()], principal: OrdersReader, use: Use
 ) -> Response:
