@@ -1,0 +1,1 @@
+"""The sandbox as a process, asked by Stripe's own client and by a mailer."""
