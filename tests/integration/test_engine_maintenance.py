@@ -1,0 +1,80 @@
+"""Housekeeping that goes on whatever it finds."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from goodsyard import maintenance
+from goodsyard.maintenance import DAYS_AHEAD
+from tests.yard import NOTES, Note, Yard
+
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def id_of(moment: datetime) -> UUID:
+    """Return an id that was made at that moment, by some clock (RFC 9562, 5.7)."""
+    milliseconds = int(moment.timestamp() * 1000)
+    return UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | 1)
+
+
+async def make_partitions(yard: Yard) -> None:
+    async with yard.sessions.begin() as tx:
+        await maintenance.make_partitions(tx)
+
+
+async def partition_of(yard: Yard, job: UUID) -> str:
+    ((name,),) = await yard.sql(
+        "SELECT relname FROM goodsyard.job_done d JOIN pg_class p ON p.oid = d.tableoid "
+        " WHERE d.id = :id",
+        id=job,
+    )
+    return str(name)
+
+
+async def finish(yard: Yard, job: UUID) -> None:
+    """Carry out a job that came in under this id."""
+    await yard.stage(Note())
+    await yard.sql("UPDATE goodsyard.job SET id = :id", id=job)
+    await yard.run(NOTES, await yard.dispatch())
+
+
+def name_of(day: datetime) -> str:
+    return f"job_done_{day:%Y%m%d}"
+
+
+@pytest.mark.parametrize("days", [0, 1, DAYS_AHEAD])
+async def test_a_finished_job_is_kept_with_those_of_its_day(yard: Yard, days: int) -> None:
+    await make_partitions(yard)
+    day = TODAY + timedelta(days=days)
+    for moment in (day, day + timedelta(days=1, milliseconds=-1)):
+        await finish(yard, id_of(moment))
+        assert await partition_of(yard, id_of(moment)) == name_of(day)
+
+
+async def test_a_job_of_a_wrong_clock_is_kept_and_stops_no_housekeeping(yard: Yard) -> None:
+    """Its day comes; by then its row lies where rows without a partition go."""
+    await yard.sql(f"DROP TABLE goodsyard.{name_of(TODAY + timedelta(days=2))}")
+    early = id_of(TODAY + timedelta(days=2))
+    await finish(yard, early)
+    assert await partition_of(yard, early) == "job_done_default"
+
+    await yard.sql(f"DROP TABLE goodsyard.{name_of(TODAY + timedelta(days=3))}")
+    await make_partitions(yard)
+    assert (await yard.job(early)).id == early
+    await finish(yard, id_of(TODAY + timedelta(days=3)))
+    assert await partition_of(yard, id_of(TODAY + timedelta(days=3))) == name_of(
+        TODAY + timedelta(days=3)
+    )
+
+
+async def test_partitions_that_exist_are_left_alone_however_many_make_them(yard: Yard) -> None:
+    await yard.sql(f"DROP TABLE goodsyard.{name_of(TODAY + timedelta(days=5))}")
+    await asyncio.gather(*(make_partitions(yard) for _ in range(4)))
+    await finish(yard, id_of(TODAY + timedelta(days=5)))
+    assert await partition_of(yard, id_of(TODAY + timedelta(days=5))) == name_of(
+        TODAY + timedelta(days=5)
+    )
