@@ -25,6 +25,9 @@ DOCS = "/docs"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _CLIENT_GONE = 499  # nginx's number for it: nobody is left to read a status
 
+# Of a client's making, so only these become a label: each value is a series for ever.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 _SECURITY: Final = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -68,7 +71,8 @@ class Envelope:
                 await problem(scope, receive, answer.send)
         seconds = time.perf_counter() - started
         route = getattr(scope.get("route"), "path_format", "none")
-        services.metrics.observe(scope["method"], route, answer.status, seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        services.metrics.observe(method, route, answer.status, seconds)
 
 
 class _Answer:

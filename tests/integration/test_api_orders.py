@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 from uuid import UUID
 
@@ -235,3 +236,20 @@ async def test_what_was_not_paid_is_not_refunded(api: Api) -> None:
         assert answer.json()["type"] == "/problems/order-state"
     bad = await api.http.post(refund, json={"amount": 0}, headers={"Idempotency-Key": "back"})
     assert bad.json()["errors"][0]["pointer"] == "#/amount"
+
+
+async def test_an_equal_request_in_flight_is_waited_for_a_moment_only(api: Api) -> None:
+    order = order_for(await api.user())
+    async with api.sessions.begin() as elsewhere:
+        claim = (
+            "INSERT INTO goodsyard.request_key (tenant, key, hash, resource)"
+            " SELECT id, 'held', '', '{}' FROM commerce.tenant WHERE name = 'shop'"
+        )
+        await elsewhere.execute(text(claim))
+        started = time.monotonic()
+        answer = await api.submit(order, "held")
+        assert 0.25 <= time.monotonic() - started < 2
+        await elsewhere.rollback()
+    assert (answer.status_code, answer.headers["Retry-After"]) == (409, "1")
+    assert answer.json()["type"] == "/problems/request-in-flight"
+    assert (await api.submit(order, "held")).status_code == 202
