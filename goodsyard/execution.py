@@ -28,7 +28,7 @@ from goodsyard.job import TERMINAL, Job
 from goodsyard.outcomes import UNCERTAIN, Dead, Outcome, Retry
 from goodsyard.settlement import Ended, Settled
 
-GATHER_SECONDS = 0.015
+GATHER_SECONDS = 0.05
 """How long finished calls wait for their neighbours, so that a commit is shared. Less than a call
 takes, and a lone job never waits: nobody is left to wait for."""
 

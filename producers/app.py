@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from goodsyard.settings import load
 from producers import documents, failures
 from producers.envelope import DOCS, Envelope
-from producers.routes import api_keys, jobs, limits, orders, queues, root, stock, users
+from producers.routes import api_keys, jobs, limits, orders, queues, root, stock, users, users_bulk
 from producers.services import open_services
 from producers.settings import ApiSettings
 
@@ -19,6 +19,7 @@ _ROUTERS = (
     orders.bulk_router,
     jobs.router,
     users.router,
+    users_bulk.router,
     stock.router,
     queues.router,
     limits.router,

@@ -29,16 +29,8 @@ TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 EMAIL_TAKEN = "/problems/email-taken"
 IN_FLIGHT = "/problems/request-in-flight"
 
-_ABOUT_THE_USER = frozenset(
-    {
-        EMAIL_TAKEN,  # and nobody there any more: erased since
-        "/problems/username-taken",
-        "/problems/validation",
-    }
-)
-_IN_BULK = re.compile(
-    r"^#/orders/\d+/?"
-)  # where an order stands in a request says nothing to a reader
+# Where an order or a user stands in a request says nothing to a reader.
+_IN_BULK = re.compile(r"^#/(orders|users)/\d+/?")
 
 MAX_USERNAME = 64  # characters the API takes
 
@@ -116,23 +108,18 @@ class Client:
         answer = await self._call("POST", "/orders/bulk", {"orders": orders})
         return list(_expected(answer, HTTPStatus.OK).document["results"])
 
-    async def user(self, email: str) -> str:
-        """Return the id of the user with this address, creating one where there is none.
+    async def users(self, emails: Sequence[str]) -> dict[str, str | RefusedError]:
+        """Return the id of the user with each address, creating those there are none of.
 
         Raises:
-            RefusedError: the API doesn't take the address.
             ImportStoppedError: as ``submit``.
         """
-        # Without an idempotency key, which would cost the API a statement: an address is unique,
-        # so that a repeated call is told who has it.
-        body = {"email": email, "username": _username(email)}
-        answer = await self._call("POST", "/users", body)
-        problem = answer.document.get("type")
-        if problem == EMAIL_TAKEN and "Location" in answer.headers:
-            return answer.headers["Location"].rpartition("/")[2]
-        if problem in _ABOUT_THE_USER:
-            raise RefusedError(reason_of(answer.document))
-        return str(_expected(answer, HTTPStatus.CREATED).document["id"])
+        # Without an idempotency key: an address is unique, and whoever comes second is told who
+        # has it.
+        people = [{"email": email, "username": _username(email)} for email in emails]
+        answer = await self._call("POST", "/users/bulk", {"users": people})
+        results = _expected(answer, HTTPStatus.OK).document["results"]
+        return {email: _user_of(result) for email, result in zip(emails, results, strict=True)}
 
     async def ensure_stock(self, sku: str, on_hand: int) -> None:
         """Give a SKU that is unknown ``on_hand`` pieces; leave a known one as it is.
@@ -206,6 +193,14 @@ def reason_of(problem: Document) -> str:
         for error in problem.get("errors", [])
     ]
     return "; ".join(places) or str(problem.get("detail") or problem.get("title") or problem)
+
+
+def _user_of(result: Document) -> str | RefusedError:
+    if result["status"] == HTTPStatus.CREATED:
+        return str(result["user"]["id"])
+    if result["problem"].get("type") == EMAIL_TAKEN:
+        return str(result["location"]).rpartition("/")[2]
+    return RefusedError(reason_of(result["problem"]))
 
 
 def _username(email: str) -> str:

@@ -14,7 +14,6 @@ from ops.importer.reading import Draft, Entry, Refusal
 BATCH = 500  # orders a request: half of what the API takes, so that a repeat costs less
 BATCH_BYTES = 1024 * 1024  # of the file; as JSON it is at most thrice that, and the API reads 4 MiB
 REQUESTS_IN_FLIGHT = 3  # keeps the API busy while answers are on their way
-USERS_AT_ONCE = 8
 REMEMBERED = 100_000  # users and SKUs known to exist; the oldest beyond that are asked for again
 
 # For orders that another import hands in at this very moment.
@@ -62,8 +61,7 @@ class Import:
         self._ensure_stock = ensure_stock
         self._on_refusal = on_refusal
         self._on_progress = on_progress
-        self._user_calls = asyncio.Semaphore(USERS_AT_ONCE)
-        self._users = _Remembered(self._create_user)
+        self._users: dict[str, str | RefusedError] = {}
         self._stock = _Remembered(self._fill_shelf)
 
     async def run(self, entries: Iterable[Entry], stop: asyncio.Event) -> None:
@@ -107,21 +105,26 @@ class Import:
 
     async def _with_users(self, drafts: list[Draft]) -> list[Draft]:
         """Put the user's id into each order; refuse those whose user can't be had."""
-        emails = list({draft.email for draft in drafts if draft.email is not None})
-        found = await asyncio.gather(*map(self._users.get, emails), return_exceptions=True)
-        users = dict(zip(emails, found, strict=True))
+        users = await self._users_of({d.email for d in drafts if d.email is not None})
         ready = []
         for draft in drafts:
-            user = users.get(draft.email) if draft.email is not None else None
-            if isinstance(user, RefusedError):
-                self._refuse(Refusal(draft.rows, f"{draft.email}: {user}"))
-                continue
-            if isinstance(user, BaseException):
-                raise user
-            if user is not None:
+            if draft.email is not None:
+                user = users[draft.email]
+                if isinstance(user, RefusedError):
+                    self._refuse(Refusal(draft.rows, f"{draft.email}: {user}"))
+                    continue
                 draft.body["user_id"] = user
             ready.append(draft)
         return ready
+
+    async def _users_of(self, emails: set[str]) -> dict[str, str | RefusedError]:
+        unknown = sorted(emails - self._users.keys())
+        if unknown:
+            self._users |= await self._client.users(unknown)
+        known = {email: self._users[email] for email in emails}
+        for email in list(self._users)[:-REMEMBERED]:
+            del self._users[email]
+        return known
 
     async def _submit(self, drafts: list[Draft]) -> None:
         for _ in range(_TRIES):
@@ -153,10 +156,6 @@ class Import:
         self.counts.refused += 1
         self.counts.bytes += refusal.rows.size
         self._on_refusal(refusal)
-
-    async def _create_user(self, email: str) -> str:
-        async with self._user_calls:
-            return await self._client.user(email)
 
     async def _fill_shelf(self, sku: str) -> None:
         await self._client.ensure_stock(sku, self._ensure_stock or 0)

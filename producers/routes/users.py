@@ -39,10 +39,10 @@ Reader = Annotated[Principal, needs("users:read")]
 OrdersReader = Annotated[Principal, needs("orders:read")]
 Admin = Annotated[Principal, needs("admin")]
 
-_TAKEN = {"email": problems.EMAIL_TAKEN, "username": problems.USERNAME_TAKEN}
+TAKEN = {"email": problems.EMAIL_TAKEN, "username": problems.USERNAME_TAKEN}
 
 
-class UserIn(BaseModel):
+class NewUser(BaseModel):
     """Somebody new."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +50,11 @@ class UserIn(BaseModel):
     email: Annotated[EmailStr, Field(max_length=254)]
     username: Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f\x7f]{1,64}$")]
     full_name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")] | None = None
+
+
+class UserIn(NewUser):
+    """Somebody new, who may want to sign in."""
+
     password: Annotated[str, StringConstraints(min_length=8, max_length=256)] | None = Field(
         default=None, description="For people who sign in; kept as an Argon2id hash."
     )
@@ -71,7 +76,8 @@ def user_href(user_id: UUID) -> str:
     return f"/v1/users/{user_id}"
 
 
-def _document(profile: Profile) -> Document:
+def user_document(profile: Profile) -> Document:
+    """Return a user as the API shows it."""
     return {
         "id": profile.id,
         "href": user_href(profile.id),
@@ -111,7 +117,7 @@ async def add(body: UserIn, key: AcceptedKey, principal: Writer, use: Use) -> Re
         raise await _taken(use, principal.tenant, body, error) from error
     if found is None:
         raise not_found("user any more: it was created by this request and then deleted")
-    document = _document(profile_of(found))
+    document = user_document(profile_of(found))
     return JsonAnswer(document, 201, {"Location": document["href"], **replayed(holder)})
 
 
@@ -120,7 +126,7 @@ async def _taken(use: Services, tenant: int, body: UserIn, error: TakenError) ->
         other = await holder_of(tx, tenant, error.field, getattr(body, error.field))
     headers = {} if other is None else {"Location": user_href(other)}
     return ProblemError(
-        _TAKEN[error.field],
+        TAKEN[error.field],
         f"Another user has this {error.field}; nothing was added.",
         headers=headers,
     )
@@ -132,7 +138,7 @@ async def read(user_id: UUID, principal: Reader, use: Use) -> Response:
     profile = await use.profiles.read(principal.tenant, user_id)
     if profile is None:
         raise not_found(f"user {user_id}")
-    return JsonAnswer(_document(profile))
+    return JsonAnswer(user_document(profile))
 
 
 @router.delete(
