@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.job import JobState
 from goodsyard.jobs import JobView, read_job
+from goodsyard.recall import CANCEL_MINE
 
 MOST_AT_ONCE = 1_000
 """Dead jobs one call revives: a statement of some 50 ms."""
@@ -38,24 +39,14 @@ class Revived:
     kind: str
 
 
-_CANCEL = text("""
+_CANCEL = text(f"""
     WITH mine AS MATERIALIZED (
         SELECT id FROM goodsyard.job
          WHERE tenant = :tenant AND id = :id AND kind = ANY(CAST(:kinds AS text[]))
            AND state IN ('waiting', 'dispatched')
            FOR UPDATE SKIP LOCKED),
-    gone AS (
-        DELETE FROM goodsyard.job WHERE id = ANY(ARRAY(SELECT id FROM mine)) RETURNING *)
-    INSERT INTO goodsyard.job_done (
-        id, tenant, kind, version, state, priority, run_at, fence, attempts, lost, max_attempts,
-        subject, parent_id, unique_key, limit_key, trace_context, payload, error, created_at,
-        started_at, finished_at)
-    SELECT id, tenant, kind, version, 'cancelled', priority, run_at, fence, attempts, lost,
-           max_attempts, subject, parent_id, unique_key, limit_key, trace_context, payload, error,
-           created_at, started_at, clock_timestamp()
-      FROM gone
-    RETURNING id
-""")
+    {CANCEL_MINE}
+""")  # noqa: S608 - what is put in is a constant
 
 # The fence stays: a message of the job's former life must never match. So does the first start:
 # what may have reached a provider once can't be un-started, and its key ages from then. A twin that

@@ -9,26 +9,32 @@ from pydantic import JsonValue
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+CANCEL_MINE = """
+    gone AS (
+        DELETE FROM goodsyard.job WHERE id = ANY(ARRAY(SELECT id FROM mine)) RETURNING *)
+    INSERT INTO goodsyard.job_done
+           (id, tenant, kind, version, state, priority, run_at, fence, attempts, lost, max_attempts,
+            subject, parent_id, unique_key, limit_key, trace_context, payload, error, created_at,
+            started_at, finished_at)
+    SELECT id, tenant, kind, version, 'cancelled', priority, run_at, fence, attempts, lost,
+           max_attempts, subject, parent_id, unique_key, limit_key, trace_context, payload, error,
+           created_at, started_at, clock_timestamp()
+      FROM gone
+    RETURNING id
+"""
+"""Ends the jobs that a CTE called ``mine`` has locked, as cancelled."""
+
 # SKIP LOCKED: a chunk that is at work on the job holds it, and will find out by itself what the
 # caller has written under the lock that they share. An external job that was ever started may have
 # reached its provider, even if it waits again now.
-_CANCEL_UNSTARTED = text("""
+_CANCEL_UNSTARTED = text(f"""
     WITH mine AS MATERIALIZED (
         SELECT id FROM goodsyard.job
          WHERE subject = :subject AND kind = :kind AND started_at IS NULL
            AND state IN ('waiting', 'dispatched', 'dead')
            FOR UPDATE SKIP LOCKED),
-    gone AS (DELETE FROM goodsyard.job WHERE id IN (SELECT id FROM mine) RETURNING *)
-    INSERT INTO goodsyard.job_done
-           (id, tenant, kind, version, state, priority, run_at, fence, attempts, lost, max_attempts,
-            subject, parent_id, unique_key, limit_key, trace_context, payload, error, created_at,
-            finished_at)
-    SELECT id, tenant, kind, version, 'cancelled', priority, run_at, fence, attempts, lost,
-           max_attempts, subject, parent_id, unique_key, limit_key, trace_context, payload, error,
-           created_at, now()
-      FROM gone
-    RETURNING id
-""")
+    {CANCEL_MINE}
+""")  # noqa: S608 - what is put in is the constant above
 
 _UNDECIDED = text("""
     SELECT payload FROM goodsyard.job
