@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,10 +47,10 @@ async def oldest_sent_at(client: redis.asyncio.Redis, queue: str) -> float | Non
 
     ``None`` means that the queue is empty or that its next message isn't one of ours.
     """
-    raw = await client.lindex(queue, -1)
-    if raw is None:
-        return None
+    # The client decodes what it reads: bytes that are no text raise here, as a ValueError.
     with suppress(ValueError, KeyError, TypeError):
-        _, kwargs, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
-        return float(kwargs["at"])
+        raw = await client.lindex(queue, -1)
+        _, kwargs, _ = json.loads(base64.b64decode(json.loads(raw or "")["body"]))
+        sent_at = float(kwargs["at"])
+        return sent_at if math.isfinite(sent_at) else None
     return None
