@@ -145,6 +145,15 @@ async def test_a_second_copy_makes_no_second_call(yard: Yard) -> None:
     assert await yard.notes() == ["once"]
 
 
+async def test_of_many_copies_at_once_one_makes_the_calls(yard: Yard) -> None:
+    askers = [Asker() for _ in range(8)]
+    deliveries = await yard.deliver(*(Ask(line=str(number)) for number in range(20)))
+    await asyncio.gather(*(yard.run(asker, deliveries) for asker in askers))
+    calls = [job for asker in askers for job in asker.calls]
+    assert sorted(calls) == sorted(job for job, _ in deliveries)
+    assert await yard.notes() == sorted(map(str, range(20)))
+
+
 async def test_a_claim_is_a_lease_held_by_name(yard: Yard) -> None:
     slow, worker = Slow(), uuid4()
     ((job, fence),) = await yard.deliver(Ask())
