@@ -50,6 +50,7 @@ def test_a_killed_worker_process_takes_no_neighbour_with_it_and_is_replaced(
     assert_invariants(shop)
 
 
+@pytest.mark.slow
 def test_a_worker_that_wakes_up_when_others_have_finished_its_jobs_changes_nothing(
     system: System, shop: Shop
 ) -> None:

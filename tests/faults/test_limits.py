@@ -10,6 +10,7 @@ from itertools import combinations
 import pytest
 
 from goodsyard.contracts import Rate
+from goodsyard.interventions import Actor, pause_queue
 from goodsyard.limits import set_limit
 from tasks.contracts import ChargePayment
 from tests.faults.conftest import System
@@ -34,10 +35,14 @@ def test_fifty_payments_a_second_are_held_across_two_workers_and_two_relays(
     system: System, shop: Shop, limited: Callable[[Rate], None]
 ) -> None:
     rate = Rate("50/second")
+    hold = partial(pause_queue, actor=Actor(shop.tenant, "tests"), name="notifications")
+    shop.transact(partial(hold, paused=True))  # mails must not compete for what cores there are
     limited(rate)
     with system.cluster.relay(), system.cluster.worker(processes=2) as second:
         second.until_ready()
         shop.order(300)
+        shop.until(shop.is_paid_up, "all orders to be charged")
+        shop.transact(partial(hold, paused=False))
         shop.until_settled()
 
     assert_invariants(shop)

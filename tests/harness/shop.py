@@ -134,10 +134,14 @@ class Shop:
                    max(attempts) AS attempts, min(deadline - now()) AS due_in, max(error) AS error
               FROM goodsyard.job WHERE tenant = %(tenant)s GROUP BY kind, state ORDER BY 1, 2""")
 
+    def is_paid_up(self) -> bool:
+        """Tell whether every order came to its end."""
+        outcomes = self.outcomes()
+        return not (outcomes["pending"] or outcomes["reserved"])
+
     def is_settled(self) -> bool:
         """Tell whether every order came to its end, and no job of the shop is live or dead."""
-        outcomes = self.outcomes()
-        return not (outcomes["pending"] or outcomes["reserved"] or self.jobs())
+        return self.is_paid_up() and not self.jobs()
 
     def until_settled(self) -> None:
         """Wait until all orders and all jobs have come to their end."""
