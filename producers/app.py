@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from goodsyard.settings import load
 from producers import documents, failures
@@ -42,7 +43,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             app.state.services = services
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Goodsyard",
         version="0.1.0",
         summary="Runs the jobs behind an order, each exactly once.",

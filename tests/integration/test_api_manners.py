@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -207,7 +208,17 @@ async def test_the_document_tells_of_every_call_and_refusal(api: Api) -> None:
                 assert list(response["content"]) == [PROBLEM], name
     assert "orders:write" in document["paths"]["/v1/orders"]["post"]["security"][0]["ApiKey"]
     assert "HTTPValidationError" not in document["components"]["schemas"]
-    assert (await api.http.get("/docs")).status_code == 200
+
+
+async def test_the_docs_load_nothing_from_elsewhere(api: Api) -> None:
+    page = await api.http.get("/docs")
+    assert page.status_code == 200
+    assert "http" not in page.headers["Content-Security-Policy"]
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loaded) == 3
+    for place in loaded:
+        assert place.startswith("/")
+        assert (await api.http.get(place)).status_code == 200
 
 
 async def test_health_readiness_and_metrics_ask_for_no_key(api: Api) -> None:
