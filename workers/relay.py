@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import redis.asyncio
 import structlog
@@ -35,15 +36,22 @@ from workers.sweep import Situation, Sweep
 POLL_SECONDS = 0.25
 """The longest a due job waits for a relay when every wake-up was lost."""
 
-BUSY_SECONDS = 0.01
-"""The pause between rounds while a full queue or a spent limit holds jobs back."""
 
-AWAY_SECONDS = 0.5
-"""The pause after Postgres or Redis didn't answer."""
+class Pause(NamedTuple):
+    """Seconds between two rounds: at least, come what may, and at most, if nobody wakes us."""
 
-WINDOW_PER_WORKER = 3
-"""Messages a queue may hold per process that consumes it: with chunks of some 100 ms, the next ones
-are there when a process is free, and an urgent job waits for no more than these."""
+    least: float
+    most: float
+
+
+IDLE = Pause(0.004, POLL_SECONDS)
+"""Wake-ups that come faster than the least are answered together."""
+
+BUSY = Pause(0.02, 0.02)
+"""While a full queue or a spent limit holds jobs back: wake-ups change nothing then."""
+
+AWAY = Pause(0.5, 0.5)
+"""After Postgres or Redis didn't answer."""
 
 Publish = Callable[[Sequence[Envelope], float], None]
 _log = structlog.get_logger(__name__)
@@ -85,20 +93,21 @@ class Relay:
                 pause = await self.run_once()
             except (SQLAlchemyError, redis.RedisError, KombuError, OSError) as error:
                 _log.warning("relay.away", error=f"{type(error).__name__}: {error}")
-                pause = AWAY_SECONDS
+                pause = AWAY
+            await asyncio.sleep(pause.least)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                await asyncio.wait_for(self._wake.wait(), pause.most - pause.least)
             self._wake.clear()
 
-    async def run_once(self) -> float:
-        """Do one round and return how many seconds the next may wait (less, if woken)."""
+    async def run_once(self) -> Pause:
+        """Do one round and return how long the next should wait."""
         situation, view = self.situation, await broker.look(self._redis, self._queues)
         if situation is None or not view.remembers:
-            return AWAY_SECONDS / 10  # the sweep sets things right first
+            return BUSY  # the sweep sets things right first
         held_back = False
         for kind in await self._candidates():
             held_back |= await self._relay(kind, situation, view)
-        return BUSY_SECONDS if held_back or self._woken else POLL_SECONDS
+        return BUSY if held_back or self._woken else IDLE
 
     async def _candidates(self) -> list[str]:
         """Return the kinds worth a look: those woken, and at times whatever is due."""
@@ -114,12 +123,15 @@ class Relay:
         """Dispatch one batch of ``kind``; return whether some of it is still held back."""
         policy = self._contracts[kind].policy
         workers = situation.workers.get(policy.queue, 0)
-        room = max(2, WINDOW_PER_WORKER * workers) - view.lengths[policy.queue]
-        if room <= 0 or policy.queue in situation.paused:
+        # A message in reserve for every second worker: all of them are busy, and what gathers
+        # meanwhile makes the next chunk larger, which is the lever of throughput. It stays where a
+        # limit, a pause or a cancel still reaches it.
+        reserve = max(1, workers // 2)
+        if view.lengths[policy.queue] >= reserve or policy.queue in situation.paused:
             self._woken.add(kind)
             return True
         batch, sent_at, spent = await self._dispatch(
-            kind, min(dispatch.BATCH, room * policy.chunk), limited=kind in situation.limited
+            kind, dispatch.BATCH, limited=kind in situation.limited
         )
         if batch:
             # Without a worker there, quarantine would lose the job's last chances one by one.
@@ -168,7 +180,7 @@ async def _listen(client: redis.asyncio.Redis, relay: Relay) -> None:
                     message = await channel.get_message(timeout=1.0)
                     if message is not None:
                         relay.wake(message["data"].split())
-        await asyncio.sleep(AWAY_SECONDS)
+        await asyncio.sleep(AWAY.least)
 
 
 async def _main() -> None:
