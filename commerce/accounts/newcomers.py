@@ -45,10 +45,11 @@ _ADD = text("""
     RETURNING id, email, username, full_name, created_at
 """)
 
+# Compared in Postgres alone: its lower() and Python's differ in some letters, as in the Turkish İ.
 _BY_EMAIL = text("""
-    SELECT lower(email) AS name, id FROM commerce.users
-     WHERE tenant = :tenant
-       AND lower(email) IN (SELECT lower(w) FROM unnest(CAST(:wanted AS text[])) AS w)
+    SELECT w.wanted AS name, u.id
+      FROM unnest(CAST(:wanted AS text[])) AS w(wanted)
+      JOIN commerce.users u ON u.tenant = :tenant AND lower(u.email) = lower(w.wanted)
 """)
 
 _BY_USERNAME = text("""
@@ -82,8 +83,8 @@ async def add_users(
     for id_, newcomer in zip(ids, newcomers, strict=True):
         if id_ in added:
             verdicts.append(added[id_])
-        elif newcomer.email.lower() in emails:
-            verdicts.append(Taken("email", emails[newcomer.email.lower()]))
+        elif newcomer.email in emails:
+            verdicts.append(Taken("email", emails[newcomer.email]))
         elif newcomer.username in usernames:
             verdicts.append(Taken("username", usernames[newcomer.username]))
         else:  # who was in the way was erased this moment

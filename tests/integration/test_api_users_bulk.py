@@ -65,3 +65,11 @@ async def test_a_bulk_of_users_has_its_bounds(api: Api) -> None:
     refused = await api.http.post("/v1/users/bulk", json=many)
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == "#/users"
+
+
+async def test_an_address_in_letters_of_two_lower_cases_is_taken_all_the_same(api: Api) -> None:
+    for number, status in ((1, 201), (2, 409)):
+        user = {"email": "İx@example.com", "username": f"ix{number}"}
+        answer = await api.http.post("/v1/users/bulk", json={"users": [user]})
+        assert answer.status_code == 200, answer.text
+        assert [result["status"] for result in answer.json()["results"]] == [status]
