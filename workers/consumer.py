@@ -2,7 +2,8 @@
 
 Celery 5.7 lets some errors that a message causes (a body that is no list, a task's name that is no
 text) end the worker, which puts the message back on its way out: whoever starts next ends as well,
-for ever. Here a message has no authority. If it was one of ours, its jobs' deadline replaces it.
+for ever (celery/celery#7975, open). Here a message has no authority. If it was one of ours, its
+jobs' deadline replaces it.
 """
 
 from __future__ import annotations

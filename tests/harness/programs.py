@@ -91,9 +91,9 @@ class Running:
         self._started.send_signal(self.program.stop_signal)
 
     def kill(self) -> None:
-        """Kill it and all its processes (SIGKILL), and wait until none is left."""
+        """Kill it (SIGKILL), and wait until the processes it started have followed it."""
         family = tree(self.pid)
-        self._signal_all(signal.SIGKILL)
+        self._started.kill()
         self._started.wait()
         wait_until(
             lambda: not living(family), f"all of {self.name}, {family}, to be gone", PATIENCE
