@@ -116,7 +116,7 @@ async def test_many_keys_are_claimed_at_once_each_for_itself(yard: Yard) -> None
     assert holders[1].resource == taken.resource
 
 
-async def test_claims_with_keys_in_common_never_deadlock(yard: Yard) -> None:
+async def test_claims_with_keys_in_common_all_come_through(yard: Yard) -> None:
     async def client(number: int) -> None:
         keys = [f"{(number * 7 + n * 5) % 20:02}" for n in range(10)]  # each in an order of its own
         while True:

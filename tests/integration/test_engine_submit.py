@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.job import JobState, new_id
 from goodsyard.submit import DEFAULT_PRIORITY, Staged, stage, stage_unique
@@ -124,17 +126,22 @@ async def test_a_submission_that_waits_for_a_twin_which_is_rolled_back_goes_in(y
     assert len(await yard.dispatch()) == 1
 
 
-async def test_a_submission_that_meets_its_twins_end_gets_one_or_the_other(yard: Yard) -> None:
-    """Twenty times a job ends while the next submission of its key comes in."""
-    for turn in range(20):
-        first = await submit(yard, unique(f"{turn} first"))
-        (delivery,) = [d for d in await yard.dispatch() if d[0] == first]
-        second, _ = await asyncio.gather(
-            submit(yard, unique(f"{turn} second")), yard.run(NOTES, [delivery])
-        )
-        await yard.run(NOTES, await yard.dispatch())
-        done = 2 if second != first else 1
-        assert len([n for n in await yard.notes() if n.startswith(f"{turn} ")]) == done
+async def test_a_submission_whose_twin_ends_before_it_is_named_goes_in(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit(yard, unique("first"))
+    deliveries = await yard.dispatch()
+
+    async def stage_while_the_twin_ends(tx: AsyncSession, staged: Sequence[Staged]) -> set[UUID]:
+        inserted = await stage(tx, staged)
+        await yard.run(NOTES, deliveries)
+        return inserted
+
+    monkeypatch.setattr("goodsyard.submit.stage", stage_while_the_twin_ends)
+    second = unique("second")
+    assert await submit(yard, second) == second.id
+    await yard.run(NOTES, await yard.dispatch())
+    assert await yard.notes() == ["first", "second"]
 
 
 @pytest.mark.parametrize("priority", [-1, 10])

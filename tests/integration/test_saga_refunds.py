@@ -173,10 +173,12 @@ async def test_a_charge_that_was_settled_before_is_not_settled_again(saga: Saga)
     payment, _ = await saga.payment_of(order)
     async with saga.yard.sessions.begin() as tx:
         contract = ChargePayment(
-            payment_id=payment, order_id=None, amount=1_499, currency="EUR",
+            payment_id=payment, order_id=order, amount=1_499, currency="EUR",
             payment_method="pm_card_visa", email=saga.email,
         )  # fmt: skip
         await stage(tx, [Staged(saga.tenant, contract)])
     await saga.finish()
     assert (len(await saga.charges()), await saga.ledger()) == (1, [CAPTURE])
     assert len(await saga.mails()) == 1
+    assert await saga.shelf() == Shelf(4, 0)
+    assert await saga.live_jobs() == []
