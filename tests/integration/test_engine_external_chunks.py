@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import execution, sweeper
-from goodsyard.claims import Delivery
+from goodsyard import claims, execution, sweeper
+from goodsyard.claims import Claimed, Delivery
 from goodsyard.contracts import Policy
 from goodsyard.flow import ExternalHandler
 from goodsyard.job import Job, JobState
@@ -152,6 +152,18 @@ async def test_of_many_copies_at_once_one_makes_the_calls(yard: Yard) -> None:
     calls = [job for asker in askers for job in asker.calls]
     assert sorted(calls) == sorted(job for job, _ in deliveries)
     assert await yard.notes() == sorted(map(str, range(20)))
+
+
+async def test_a_second_claim_neither_waits_for_the_first_nor_gets_its_jobs(yard: Yard) -> None:
+    deliveries = await yard.deliver(Ask(), Ask())
+
+    async def lease(tx: AsyncSession) -> list[Claimed]:
+        return await claims.lease(tx, Ask.kind, deliveries, worker=uuid4(), seconds=45)
+
+    async with yard.sessions.begin() as first, yard.sessions.begin() as second:
+        assert len(await lease(first)) == 2
+        async with asyncio.timeout(PATIENCE):
+            assert await lease(second) == []
 
 
 async def test_a_claim_is_a_lease_held_by_name(yard: Yard) -> None:
