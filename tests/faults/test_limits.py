@@ -34,15 +34,22 @@ def limited(system: System, shop: Shop) -> Iterator[Callable[[Rate], None]]:
 def test_fifty_payments_a_second_are_held_across_two_workers_and_two_relays(
     system: System, shop: Shop, limited: Callable[[Rate], None]
 ) -> None:
-    rate = Rate("50/second")
-    hold = partial(pause_queue, actor=Actor(shop.tenant, "tests"), name="notifications")
-    shop.transact(partial(hold, paused=True))  # mails must not compete for what cores there are
+    def hold(queue: str, *, paused: bool) -> None:
+        actor = Actor(shop.tenant, "tests")
+        shop.transact(partial(pause_queue, actor=actor, name=queue, paused=paused))
+
+    rate = Rate("50/second", burst=20)  # outlasts the moments for which a busy machine forgets us
+    # One kind after the other: they must not compete for what cores there are.
+    hold("payments", paused=True)
+    hold("notifications", paused=True)
     limited(rate)
     with system.cluster.relay(), system.cluster.worker(processes=2) as second:
         second.until_ready()
         shop.order(300)
-        shop.until(shop.is_paid_up, "all orders to be charged")
-        shop.transact(partial(hold, paused=False))
+        shop.until(lambda: not shop.outcomes()["pending"], "all goods to be set aside")
+        hold("payments", paused=False)
+        shop.until(lambda: not shop.outcomes()["reserved"], "all orders to be charged")
+        hold("notifications", paused=False)
         shop.until_settled()
 
     assert_invariants(shop)
@@ -52,7 +59,7 @@ def test_fifty_payments_a_second_are_held_across_two_workers_and_two_relays(
         last - first + 1 - rate.per_second * (end - begin)
         for (first, begin), (last, end) in combinations(enumerate(starts), 2)
     )
-    pace = (len(starts) - 1) / (starts[-1] - starts[0])
+    pace = (len(starts) - rate.capacity) / (starts[-1] - starts[0])
     print(f"{pace:.1f} a second, at most {excess:.1f} ahead of the rate")  # noqa: T201 - see -rP
     assert excess <= rate.per_second + rate.capacity
     assert pace >= 0.9 * rate.per_second

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from commerce.payments.rules import charge_key
 from tests.harness.shop import ON_HAND, Shop
 
 
@@ -37,12 +38,17 @@ def _charges(shop: Shop) -> Iterator[str]:
         "SELECT id, amount, state::text FROM commerce.payment WHERE tenant = %(tenant)s"
     )
     for payment in payments:
-        key = f"{payment['id']}:charge"
+        key = charge_key(payment["id"])
         due = int(payment["state"] == "succeeded")
         if captured[key] != due:
             yield f"payment {key} is {payment['state']}, and captured {captured[key]} times"
         if due and amounts.get(key) != payment["amount"]:
             yield f"payment {key} of {payment['amount']} was charged {amounts.get(key)}"
+    # Under another key, the same payment could be charged again without being recognised.
+    known = {charge_key(row["id"]) for row in shop.rows("SELECT id FROM commerce.payment")}
+    for charge in shop.sandbox.charges():
+        if charge["idempotency_key"] not in known:
+            yield f"a charge of no payment: {charge}"
 
 
 def _stock(shop: Shop) -> Iterator[str]:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from commerce.orders import rows
 from commerce.orders.rows import NewOrder
 from commerce.orders.rules import Line
+from commerce.payments.rules import charge_key
 from goodsyard.database import open_engine, session_factory
 from goodsyard.submit import Staged, stage
 from tasks.contracts import ProcessOrder
@@ -134,14 +135,10 @@ class Shop:
                    max(attempts) AS attempts, min(deadline - now()) AS due_in, max(error) AS error
               FROM goodsyard.job WHERE tenant = %(tenant)s GROUP BY kind, state ORDER BY 1, 2""")
 
-    def is_paid_up(self) -> bool:
-        """Tell whether every order came to its end."""
-        outcomes = self.outcomes()
-        return not (outcomes["pending"] or outcomes["reserved"])
-
     def is_settled(self) -> bool:
         """Tell whether every order came to its end, and no job of the shop is live or dead."""
-        return self.is_paid_up() and not self.jobs()
+        outcomes = self.outcomes()
+        return not (outcomes["pending"] or outcomes["reserved"] or self.jobs())
 
     def until_settled(self) -> None:
         """Wait until all orders and all jobs have come to their end."""
@@ -178,7 +175,7 @@ class Shop:
     def charges(self) -> list[Entry]:
         """Return what the gateway saw of this shop's payments, in order."""
         keys = {
-            f"{row['id']}:charge"
+            charge_key(row["id"])
             for row in self.rows("SELECT id FROM commerce.payment WHERE tenant = %(tenant)s")
         }
         return [c for c in self.sandbox.charges() if c["idempotency_key"] in keys]
