@@ -37,7 +37,7 @@ class Cluster:
     folder: Path
     database_url: str
     redis_url: str
-    running: list[Running] = field(default_factory=list)
+    running: list[Running] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._numbers = count(1)
@@ -104,9 +104,9 @@ class Cluster:
             grace=_GRACE,
         )
 
-    def start(self, program: Program, sign: str = "") -> Running:
+    def start(self, program: Program) -> Running:
         """Start a program that ends with the cluster."""
-        return self._start(Running(program, self.folder / f"{program.name}.log", sign))
+        return self._start(Running(program, self.folder / f"{program.name}.log"))
 
     def until_ready(self) -> None:
         """Wait until all that was started and runs is ready for work."""

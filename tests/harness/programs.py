@@ -31,8 +31,8 @@ class Running:
     program: Program
     log: Path
     sign: str = ""
-    _process: subprocess.Popen[bytes] | None = None
-    _log_began: int = field(default=0, repr=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+    _log_began: int = field(default=0, init=False, repr=False)
 
     @property
     def name(self) -> str:
