@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 
 from goodsyard import maintenance
+from goodsyard.database import Sessions
 from goodsyard.maintenance import DAYS_AHEAD
-from tests.yard import NOTES, Note, Yard
+from tests.yard import NOTES, Note, Yard, open_yard
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+async def yard(sessions: Sessions, redis_url: str) -> AsyncIterator[Yard]:
+    """A yard in a database of its own, since these tests drop tables."""
+    async with open_yard(sessions, redis_url) as opened:
+        yield opened
 
 
 def id_of(moment: datetime) -> UUID:
