@@ -87,7 +87,7 @@ class Policy:
         max_attempts: reported failures (not lost deliveries) after which a job is dead.
         backoff: the wait between attempts.
         lease: seconds after which an external job whose worker went silent is run again; longer
-            than the worker's hard time limit, so that the first run is over by then.
+            than a call and its settlement may take, so that the first run is over by then.
         limit: the rate the kind starts with; it is changed live by the API and kept from then on.
         repeatable: whether a call that may have happened may be made again. Only a provider that
             honours a key of ours, or a recipient that can tell copies apart, makes it so; without

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime
 from email.message import Message
 from typing import Annotated, Any, ClassVar, NoReturn
@@ -76,6 +76,15 @@ Moment = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """A point in time."""
+
+
+def one_by_one(item: Mapping[str, Any], most: int) -> WithJsonSchema:  # a JSON schema
+    """Document a list whose items are refused each by itself, so that its type is of anything."""
+    anything = {"description": "Anything else is refused by itself."}
+    return WithJsonSchema(
+        {"type": "array", "maxItems": most, "items": {"anyOf": [dict(item), anything]}}
+    )
+
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]  # Starlette's own shape
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
-from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from commerce.money import MAX_AMOUNT, Amount, Currency, Money
@@ -17,7 +16,7 @@ from commerce.orders.rows import NewOrder
 from commerce.orders.rules import Line, OrderStatus, total_of
 from goodsyard.job import JobState
 from goodsyard.jobs import DeadJob
-from producers.bodies import FreeForm
+from producers.bodies import FreeForm, one_by_one
 from producers.idempotency import KEY_PATTERN
 from producers.problems import Problem
 
@@ -87,18 +86,7 @@ class BulkIn(BaseModel):
     orders: Annotated[
         list[Any],
         Field(max_length=MAX_BULK),
-        WithJsonSchema(
-            {
-                "type": "array",
-                "maxItems": MAX_BULK,
-                "items": {
-                    "anyOf": [
-                        {"$ref": "#/components/schemas/BulkOrderIn"},
-                        {"description": "Anything else is refused by itself."},
-                    ]
-                },
-            }
-        ),
+        one_by_one({"$ref": "#/components/schemas/BulkOrderIn"}, MAX_BULK),
     ]
 
 

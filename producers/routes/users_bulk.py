@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.responses import Response
 
 from commerce.accounts.newcomers import Newcomer, Taken, add_users
 from commerce.accounts.profiles import Profile
 from producers.answers import JsonAnswer
-from producers.bodies import BulkRoute, refuse_unstorable
+from producers.bodies import BulkRoute, one_by_one, refuse_unstorable
 from producers.failures import invalid_body
 from producers.order_shapes import Document
 from producers.problems import Problem, ProblemError
@@ -35,18 +35,7 @@ class BulkUsersIn(BaseModel):
     users: Annotated[
         list[Any],
         Field(max_length=MAX_BULK),
-        WithJsonSchema(
-            {
-                "type": "array",
-                "maxItems": MAX_BULK,
-                "items": {
-                    "anyOf": [
-                        _new_user.json_schema(),
-                        {"description": "Anything else is refused by itself."},
-                    ]
-                },
-            }
-        ),
+        one_by_one(_new_user.json_schema(), MAX_BULK),
     ]
 
 
