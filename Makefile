@@ -57,6 +57,14 @@ up: install ## start everything and stay: API, workers, relay, Flower, on embedd
 test: install ## the whole test suite, against servers it starts itself
 	@$(RUN) pytest $(ARGS)
 
+.PHONY: fuzz
+fuzz: EXAMPLES ?= 20000
+fuzz: SEED ?= $(shell od -An -N4 -tu4 /dev/urandom)
+fuzz: install ## tell EXAMPLES=20000 more stories of failure to the whole flow; SEED=… repeats a run
+	@seed=$(strip $(SEED)); echo "Seed: $$seed, examples: $(EXAMPLES)"; \
+	  EXAMPLES=$(EXAMPLES) $(RUN) pytest tests/property/test_state_machine.py \
+	  --hypothesis-seed=$$seed -o faulthandler_timeout=0 $(ARGS)
+
 .PHONY: check
 check: install ## format, lint, types, import rules
 	@$(VENV)/bin/ruff format --check .
