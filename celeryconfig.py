@@ -21,12 +21,12 @@ accept_content = ["json"]  # never pickle: whoever can write to Redis could run 
 
 # Queues are named, never guessed: a typo must fail, not fill a queue that nobody reads. Publishers
 # name the queue only: through an exchange, messages vanish in silence once Redis lost its bindings.
-task_queues = [Queue(name, Exchange(name), routing_key=name) for name in QUEUES]
+# No message is acknowledged, late or early: kombu wants to put back what isn't yet when Redis goes
+# away, over the broken connection, and that ends the worker. The deadline is the redelivery.
+task_queues = [Queue(name, Exchange(name), routing_key=name, no_ack=True) for name in QUEUES]
 task_default_queue = "orders"
 task_create_missing_queues = False
 
-# Acknowledged at receipt: a late ack can crash a worker after a broker reset, and a redelivered
-# copy shares its delivery tag with the first. The deadline in Postgres is the redelivery.
 task_acks_late = False
 task_reject_on_worker_lost = False  # would send a poison job round for ever, uncounted
 task_publish_retry = False  # the relay has its own backoff, and a hang would stall it

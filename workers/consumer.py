@@ -1,9 +1,12 @@
-"""A message that can't be read costs nothing but itself: it is dropped, and the worker goes on.
+"""A message costs nothing but itself: whatever is wrong with it or its connection, no worker ends.
 
 Celery 5.7 lets some errors that a message causes (a body that is no list, a task's name that is no
 text) end the worker, which puts the message back on its way out: whoever starts next ends as well,
 for ever (celery/celery#7975, open). Here a message has no authority. If it was one of ours, its
 jobs' deadline replaces it.
+
+Nothing is acknowledged. The queues are consumed with ``no_ack``, so Redis keeps no copy of what a
+worker holds, and kombu none to put back: doing that over a broken connection ends Celery's worker.
 """
 
 from __future__ import annotations
@@ -30,13 +33,18 @@ class Consumer(CeleryConsumer):
         handle = super().create_task_handler(*arguments)
 
         def handle_or_drop(message: Message) -> None:
+            # Celery says both even so, perhaps when the message's connection is long gone, and
+            # kombu's answer is then an error that ends the worker.
+            message.ack_log_error = message.reject_log_error = _say_nothing
             try:
                 handle(message)
             except (OSError, RedisError):
                 raise  # it is the connection: Celery makes it anew
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is dropped
                 _log.warning("message.dropped", exc_info=error)
-                if not message.acknowledged:
-                    message.reject()
 
         return handle_or_drop
+
+
+def _say_nothing(*_arguments: object, **_options: object) -> None:
+    """Stand in for what Celery would tell the broker about a message."""

@@ -1,60 +1,126 @@
-"""One running system for all tests here, and for each test a shop of its own on it."""
+"""One running system for all tests here, and for each test a shop of its own on it.
+
+``system`` is connected to its servers directly; ``wired`` through proxies, for what a network does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from ops.embedded import ValkeyServer
-from tests.conftest import Servers, fresh_database
+from ops.embedded import PostgresServer, ValkeyServer
+from ops.migrate import migrate
 from tests.harness.cluster import Cluster
 from tests.harness.programs import Running
+from tests.harness.proxy import Proxy
 from tests.harness.shop import Shop
 
 
 @dataclass
 class System:
-    """A cluster with one relay and one worker node of two processes, always there and working."""
+    """A cluster with one relay and one worker node of two processes, always there and working.
+
+    Its Postgres and its Valkey are its own: a test may kill them, and must start them again.
+    """
 
     cluster: Cluster
+    postgres: PostgresServer
     valkey: ValkeyServer
     relay: Running
     worker: Running
 
+    def until_ready(self) -> None:
+        """Start again what a test before has ended, and wait until all is ready for work."""
+        for running in (self.relay, self.worker):
+            if running.status is not None:
+                running.start()
+        self.cluster.until_ready()
+
+    @contextmanager
+    def shop(self) -> Iterator[Shop]:
+        """Open a shop on this system, which sees its servers directly."""
+        cluster = self.cluster
+        with Shop(self.postgres.url, cluster.sandbox, cluster.folder) as opened:
+            yield opened
+
+
+@dataclass
+class Wired(System):
+    """The same, with a proxy before each server: all that its processes say goes through them."""
+
+    to_postgres: Proxy
+    to_valkey: Proxy
+
+
+@contextmanager
+def _servers() -> Iterator[tuple[PostgresServer, ValkeyServer]]:
+    with TemporaryDirectory(prefix="goodsyard-tests-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # where we are root, the servers are not, and must pass through
+        with (
+            PostgresServer(folder / "postgres") as postgres,
+            ValkeyServer(folder / "valkey") as valkey,
+        ):
+            migrate(postgres.url)
+            yield postgres, valkey
+
 
 @pytest.fixture(scope="package")
-def standing(
-    servers: Servers, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
-    """The system, on a database and a Redis of its own."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="goodsyard-tests-")))
-        folder.chmod(0o711)  # where we are root, the server is not, and must pass through
-        valkey = stack.enter_context(ValkeyServer(folder / "valkey"))
-        database_url = stack.enter_context(fresh_database(servers))
-        logs = tmp_path_factory.mktemp("cluster")
-        cluster = stack.enter_context(Cluster(logs, database_url, valkey.url))
-        yield System(cluster, valkey, cluster.relay(), cluster.worker(processes=2))
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The system that all tests share."""
+    with (
+        _servers() as (postgres, valkey),
+        Cluster(tmp_path_factory.mktemp("cluster"), postgres.url, valkey.url) as cluster,
+    ):
+        yield System(cluster, postgres, valkey, cluster.relay(), cluster.worker(processes=2))
+
+
+@pytest.fixture(scope="package")
+def standing_wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+    """The system behind proxies that all tests share."""
+    with (
+        _servers() as (postgres, valkey),
+        Proxy(postgres.port) as to_postgres,
+        Proxy(valkey.port) as to_valkey,
+        Cluster(
+            tmp_path_factory.mktemp("wired"),
+            to_postgres.url(postgres.url),
+            to_valkey.url(valkey.url),
+        ) as cluster,
+    ):
+        relay, worker = cluster.relay(), cluster.worker(processes=2)
+        yield Wired(cluster, postgres, valkey, relay, worker, to_postgres, to_valkey)
 
 
 @pytest.fixture
 def system(standing: System) -> System:
-    """The system, ready for work; what the test before it has ended is started again."""
-    for running in (standing.relay, standing.worker):
-        if running.status is not None:
-            running.start()
-    standing.cluster.until_ready()
+    """The system, ready for work."""
+    standing.until_ready()
     return standing
 
 
 @pytest.fixture
 def shop(system: System) -> Iterator[Shop]:
     """A shop of this test's own."""
-    cluster = system.cluster
-    with Shop(cluster.database_url, cluster.sandbox, cluster.folder) as opened:
+    with system.shop() as opened:
+        yield opened
+
+
+@pytest.fixture
+def wired(standing_wired: Wired) -> Iterator[Wired]:
+    """The system behind proxies, ready for work; what a test leaves of bad weather ends with it."""
+    standing_wired.until_ready()
+    with standing_wired.to_postgres.trouble(), standing_wired.to_valkey.trouble():
+        yield standing_wired
+
+
+@pytest.fixture
+def wired_shop(wired: Wired) -> Iterator[Shop]:
+    """A shop of this test's own on the system behind proxies."""
+    with wired.shop() as opened:
         yield opened

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -59,10 +60,7 @@ class Shop:
     """What every order handed in must end as."""
 
     def __enter__(self) -> Self:
-        url = make_url(self.database_url).set(drivername="postgresql")
-        self._connection = psycopg.connect(
-            url.render_as_string(hide_password=False), autocommit=True, row_factory=dict_row
-        )
+        self._connection = self._connect()
         self.tenant = self.value(
             "INSERT INTO commerce.tenant (name) VALUES (gen_random_uuid()) RETURNING id"
         )
@@ -86,6 +84,12 @@ class Shop:
         trace: TracebackType | None,
     ) -> None:
         self._connection.close()
+
+    def _connect(self) -> psycopg.Connection[Row]:
+        url = make_url(self.database_url).set(drivername="postgresql")
+        return psycopg.connect(
+            url.render_as_string(hide_password=False), autocommit=True, row_factory=dict_row
+        )
 
     def order(self, count: int) -> None:
         """Hand orders in, as the API does: each with its job, all in one commit."""
@@ -113,7 +117,13 @@ class Shop:
         return asyncio.run(run())
 
     def rows(self, query: str, **parameters: object) -> list[Row]:
-        """Return what a query selects; ``%(tenant)s`` is the shop's."""
+        """Return what a query selects; ``%(tenant)s`` is the shop's.
+
+        Raises:
+            psycopg.OperationalError: Postgres is away, or was; the next call connects anew.
+        """
+        if self._connection.closed:
+            self._connection = self._connect()
         known = {"tenant": getattr(self, "tenant", None)}
         return self._connection.execute(query.encode(), known | parameters).fetchall()
 
@@ -151,11 +161,19 @@ class Shop:
     def until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Wait until ``condition`` holds; where it doesn't, say how things stand.
 
+        A Postgres that is away meanwhile is waited for.
+
         Raises:
             AssertionError: it didn't within ``seconds``.
         """
+
+        def holds() -> bool:
+            with suppress(psycopg.OperationalError):
+                return condition()
+            return False
+
         try:
-            wait_until(condition, what, seconds)
+            wait_until(holds, what, seconds)
         except AssertionError as error:
             error.add_note(f"orders: {dict(self.outcomes())}")
             for jobs in self.jobs():
