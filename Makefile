@@ -54,8 +54,12 @@ up: install ## start everything and stay: API, workers, relay, Flower, on embedd
 	@$(VENV)/bin/goodsyard up $(ARGS)
 
 .PHONY: test
-test: install ## the whole test suite, against servers it starts itself
-	@$(RUN) pytest $(ARGS)
+test: install ## the test suite, against servers it starts itself; ten minutes at the most
+	@$(RUN) pytest --numprocesses 2 --dist loadfile -m "not long" $(ARGS)
+
+.PHONY: faults
+faults: install ## every row of the fault matrix, those that take their time included
+	@$(RUN) pytest tests/faults tests/nodes $(ARGS)
 
 .PHONY: fuzz
 fuzz: EXAMPLES ?= 20000
