@@ -20,7 +20,7 @@ STALE := $(if $(filter-out 0,$(shell $(ASKED) -c '$(IDENTITY)' 2>/dev/null | cmp
 .PHONY: help
 help: ## this list
 	@echo 'Goodsyard runs the jobs behind an order, each exactly once.'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: install
 install: $(STAMP) ## make .venv, with .venv/bin/goodsyard, from the lock
@@ -60,6 +60,10 @@ test: install ## the test suite, against servers it starts itself; ten minutes a
 .PHONY: faults
 faults: install ## every row of the fault matrix, those that take their time included
 	@$(RUN) pytest tests/faults tests/nodes $(ARGS)
+
+.PHONY: faults-mutants
+faults-mutants: install ## switch off one guard at a time and see the fault matrix fail; ARGS names some
+	@$(RUN) tests.mutants $(ARGS)
 
 .PHONY: fuzz
 fuzz: EXAMPLES ?= 20000
