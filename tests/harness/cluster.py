@@ -25,6 +25,13 @@ _AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass
+class Api(Running):
+    """An API process, and where it answers."""
+
+    url: str = field(default="", kw_only=True)
+
+
+@dataclass
 class Cluster:
     """A sandbox, and as many relays and worker nodes as are asked for.
 
@@ -90,6 +97,16 @@ class Cluster:
         return self._start(
             self._goodsyard(name, "worker", *arguments, sign=sign, settings=settings)
         )
+
+    def api(self, settings: Mapping[str, str] = _AS_THEY_ARE) -> Api:
+        """Start an API process, with ``settings`` added to its environment."""
+        port = free_port()
+        name = f"api-{next(self._numbers)}"
+        running = self._goodsyard(name, "api", "--port", str(port), settings=settings)
+        url = f"http://{LOOPBACK}:{port}"
+        api = Api(running.program, running.log, f"Uvicorn running on {url}", url=url)
+        self._start(api)
+        return api
 
     def program(
         self, name: str, *arguments: str, settings: Mapping[str, str] = _AS_THEY_ARE

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from commerce.payments.rules import charge_key
-from tests.harness.shop import ON_HAND, Shop
+from tests.harness.shop import Shop
 
 
 def assert_invariants(shop: Shop) -> None:
@@ -21,8 +21,7 @@ def assert_invariants(shop: Shop) -> None:
 
 def _orders(shop: Shop) -> Iterator[str]:
     """No order is lost, each ends as it must, and no job is left over or dead."""
-    rows = shop.rows("SELECT id, status::text FROM commerce.orders WHERE tenant = %(tenant)s")
-    found = {row["id"]: row["status"] for row in rows}
+    found = shop.statuses()
     for order, end in shop.expected.items():
         if found.get(order) != end:
             yield f"order {order} is {found.get(order, 'lost')}, not {end}"
@@ -54,7 +53,7 @@ def _charges(shop: Shop) -> Iterator[str]:
 def _stock(shop: Shop) -> Iterator[str]:
     """What was on hand at first is there, set aside for an order under way, or sold."""
     stock = shop.rows("""
-        SELECT on_hand, reserved,
+        SELECT sku, on_hand, reserved,
                (SELECT coalesce(sum(l.quantity), 0)
                   FROM commerce.order_line l JOIN commerce.orders o ON o.id = l.order_id
                  WHERE (l.tenant, l.sku) = (s.tenant, s.sku) AND o.status = 'reserved') AS held,
@@ -66,8 +65,9 @@ def _stock(shop: Shop) -> Iterator[str]:
     for row in stock:
         if not 0 <= row["reserved"] <= row["on_hand"]:
             yield f"stock is oversold: {row}"
-        if row["reserved"] != row["held"] or row["on_hand"] + row["sold"] != ON_HAND:
-            yield f"stock does not add up to the {ON_HAND} there were: {row}"
+        stocked = shop.stocked[row["sku"]]
+        if row["reserved"] != row["held"] or row["on_hand"] + row["sold"] != stocked:
+            yield f"stock does not add up to the {stocked} there were: {row}"
 
 
 def _books(shop: Shop) -> Iterator[str]:

@@ -24,6 +24,11 @@ class Sandbox:
         """Return every delivery of a mail, in order."""
         return self._log("mails")
 
+    def misbehave(self, fault: str, *, count: int = 1, seconds: float | None = None) -> None:
+        """Make the next ``count`` calls go wrong, as ``POST /sandbox/faults`` says."""
+        order = {"fault": fault, "count": count, "seconds": seconds}
+        self._client.post("/sandbox/faults", json=order).raise_for_status()
+
     def close(self) -> None:
         """Ask no more."""
         self._client.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,6 +16,8 @@ from psycopg.rows import dict_row
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from commerce.accounts.keys import create_api_key
+from commerce.accounts.scopes import ADMIN
 from commerce.orders import rows
 from commerce.orders.rows import NewOrder
 from commerce.orders.rules import Line
@@ -58,6 +60,8 @@ class Shop:
     logs: object
     expected: dict[UUID, str] = field(default_factory=dict)
     """What every order handed in must end as."""
+    stocked: dict[str, int] = field(default_factory=dict)
+    """What was on hand of every SKU before anything was ordered."""
 
     def __enter__(self) -> Self:
         self._connection = self._connect()
@@ -70,11 +74,7 @@ class Shop:
             " RETURNING id",
             email=self.email,
         )
-        self.rows(
-            "INSERT INTO commerce.stock (tenant, sku, on_hand) VALUES (%(tenant)s, 'CD', %(n)s)"
-            " RETURNING sku",
-            n=ON_HAND,
-        )
+        self.stock("CD", ON_HAND)
         return self
 
     def __exit__(
@@ -91,11 +91,30 @@ class Shop:
             url.render_as_string(hide_password=False), autocommit=True, row_factory=dict_row
         )
 
+    def stock(self, sku: str, on_hand: int) -> None:
+        """Put a new SKU on the shelf."""
+        self.stocked[sku] = on_hand
+        self.rows(
+            "INSERT INTO commerce.stock (tenant, sku, on_hand)"
+            " VALUES (%(tenant)s, %(sku)s, %(on_hand)s) RETURNING sku",
+            sku=sku,
+            on_hand=on_hand,
+        )
+
+    def api_key(self) -> str:
+        """Return a key with which the API takes a caller for the shop's administrator."""
+        name = self.value("SELECT name FROM commerce.tenant WHERE id = %(tenant)s")
+        return self.transact(lambda tx: create_api_key(tx, name, "tests", [ADMIN], unlimited=True))
+
     def order(self, count: int) -> None:
         """Hand orders in, as the API does: each with its job, all in one commit."""
         ends = [_MIX[number % len(_MIX)] for number in range(count)]
         orders = [NewOrder(self.user, "EUR", [line], card, {}) for _, line, card in ends]
         self.expected |= {order.id: end for order, (end, _, _) in zip(orders, ends, strict=True)}
+        self.hand_in(orders)
+
+    def hand_in(self, orders: Sequence[NewOrder]) -> None:
+        """Hand these orders in; who does says in ``expected`` what must become of them."""
 
         async def submit(tx: AsyncSession) -> None:
             await rows.insert(tx, self.tenant, orders)
@@ -137,6 +156,11 @@ class Shop:
         """Return how many orders have which status."""
         query = "SELECT status::text, count(*) FROM commerce.orders WHERE tenant = %(tenant)s"
         return Counter({r["status"]: r["count"] for r in self.rows(f"{query} GROUP BY status")})
+
+    def statuses(self) -> dict[UUID, str]:
+        """Return what has become of every order so far."""
+        query = "SELECT id, status::text FROM commerce.orders WHERE tenant = %(tenant)s"
+        return {row["id"]: row["status"] for row in self.rows(query)}
 
     def jobs(self) -> list[Row]:
         """Return the jobs that are live or dead, grouped by what they have in common."""
