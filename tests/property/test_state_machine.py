@@ -206,7 +206,6 @@ class Story(RuleBasedStateMachine):
         shop = self.shop
         shop.calm_down()
         self.laws.check()
-        shop.reconcile()
         for _ in range(ROUNDS):
             shop.round()
             self.laws.check()
@@ -215,6 +214,9 @@ class Story(RuleBasedStateMachine):
             shop.advance(400.0)
             if self.laws.dead:
                 shop.revive()
+        if shop.gateway.charges:
+            shop.reconcile()
+            shop.round()
         self.laws.check_the_end()
 
 

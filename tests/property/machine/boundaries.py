@@ -145,6 +145,15 @@ class Boundaries:
             self.loop.until_still()
         raise AssertionError(f"they would not die: {[actor.name for actor in actors]}")
 
+    def held_up_at_once(self) -> list[str]:
+        """Return who was handed a message and has got no further than to its claim."""
+        standing = {stop.actor for stop in self.stops}
+        return [
+            actor.name
+            for actor in self.actors
+            if actor.deliveries and actor.tasks and not actor.passed and actor not in standing
+        ]
+
     async def stop(self, where: str, backend: int | None = None) -> Fate:
         """Stand at a boundary until it is decided what happens there."""
         actor = _actor.get()
