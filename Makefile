@@ -61,6 +61,11 @@ test: install ## the test suite, against servers it starts itself; ten minutes a
 faults: install ## every row of the fault matrix, those that take their time included
 	@$(RUN) pytest tests/faults tests/nodes $(ARGS)
 
+.PHONY: soak
+soak: MINUTES ?= 30
+soak: install ## everything that can go wrong, at random, for MINUTES=30; ARGS='--seed …' repeats a run
+	@$(RUN) tests.soak --minutes $(MINUTES) $(ARGS)
+
 .PHONY: faults-mutants
 faults-mutants: install ## switch off one guard at a time and see the fault matrix fail; ARGS names some
 	@$(RUN) tests.mutants $(ARGS)

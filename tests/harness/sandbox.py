@@ -29,6 +29,10 @@ class Sandbox:
         order = {"fault": fault, "count": count, "seconds": seconds}
         self._client.post("/sandbox/faults", json=order).raise_for_status()
 
+    def behave(self) -> None:
+        """Make no further call go wrong."""
+        self._client.delete("/sandbox/faults").raise_for_status()
+
     def close(self) -> None:
         """Ask no more."""
         self._client.close()
