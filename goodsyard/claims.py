@@ -37,6 +37,7 @@ class Claimed:
     attempts: int
     subject: UUID | None
     trace_context: str | None
+    run_at: datetime
     age: float
     payload: JsonValue
 
@@ -54,7 +55,7 @@ class Claimed:
 
 
 _COLUMNS = """
-           j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context,
+           j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context, j.run_at,
            extract(epoch FROM now() - coalesce(j.started_at, now()))::float8 AS age, j.payload"""
 
 # SKIP LOCKED: a second copy of the message never waits for the first, it finds nothing to do.

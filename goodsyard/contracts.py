@@ -87,7 +87,10 @@ class Policy:
         max_attempts: reported failures (not lost deliveries) after which a job is dead.
         backoff: the wait between attempts.
         lease: seconds after which an external job whose worker went silent is run again; longer
-            than a call and its settlement may take, so that the first run is over by then.
+            than its turn, its call and its settlement may take, so that the first run is over by
+            then.
+        abreast: calls of a kind that one process may have out at a time, where the provider takes
+            so many and no more; ``None`` for as many as a process has claimed.
         limit: the rate the kind starts with; it is changed live by the API and kept from then on.
         repeatable: whether a call that may have happened may be made again. Only a provider that
             honours a key of ours, or a recipient that can tell copies apart, makes it so; without
@@ -98,7 +101,8 @@ class Policy:
     chunk: int = 200
     max_attempts: int = 10
     backoff: Backoff = Backoff()
-    lease: float = 45.0
+    lease: float = 60.0
+    abreast: int | None = None
     limit: Rate | None = None
     repeatable: bool = True
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -25,16 +26,20 @@ from goodsyard.doorbell import Doorbell
 from goodsyard.failpoints import failpoint
 from goodsyard.flow import DatabaseHandler, ExternalHandler, Flow
 from goodsyard.job import TERMINAL, Job
-from goodsyard.outcomes import UNCERTAIN, Dead, Outcome, Retry
+from goodsyard.outcomes import UNCERTAIN, Dead, Outcome, Retry, Snooze
 from goodsyard.settlement import Ended, Settled
 
 GATHER_SECONDS = 0.05
 """How long finished calls wait for their neighbours, so that a commit is shared. Less than a call
 takes, and a lone job never waits: nobody is left to wait for."""
 
+TURN_SECONDS = 15.0
+"""How long a claimed job waits for its turn where calls go a few abreast. It is put back then, as
+if never claimed: so its worker is free again before the hard time limit, and a drain ends."""
+
 CALL_SECONDS = 20.0
-"""The most a provider may take; under the worker's hard time limit (30 s), so that the verdict on a
-hanging call is ours, not a killed process."""
+"""The most a provider may take, from the beginning of the call; under the worker's hard time limit
+(30 s), so that the verdict on a hanging call is ours, not a killed process."""
 
 PATIENCE_SECONDS = 20.0
 """How long a chunk is tried again while Postgres is away: a restart costs no attempt."""
@@ -83,11 +88,18 @@ class Executor:
         self._doorbell = doorbell
         self._worker = worker
         self._calls_out = 0
+        self._turns: dict[str, asyncio.Semaphore] = {}
         self._calling: set[asyncio.Task[None]] = set()
+        self._stale = 0
 
     async def drain(self) -> None:
         """Wait until every call that is out has been answered, or given up, and settled."""
         await asyncio.gather(*self._calling, return_exceptions=True)
+
+    def take_stale(self) -> int:
+        """Return how many deliveries found no job that waits for them, since the last time."""
+        stale, self._stale = self._stale, 0
+        return stale
 
     async def run(self, kind: str, deliveries: Sequence[Delivery]) -> None:
         """Run a chunk; returns when there is room for the next.
@@ -123,12 +135,14 @@ class Executor:
         async with self._sessions.begin() as tx:
             claimed = await claims.lock_dispatched(tx, handler.contract.kind, deliveries)
             if not claimed:
+                self._stale += len(deliveries)
                 return
             failpoint("after_claim")
             outcomes = await _decide(claimed, handler.contract, lambda jobs: handler.run(jobs, tx))
             settled = await self._settle(tx, handler.contract, claimed, outcomes)
             failpoint("before_commit")
         failpoint("after_commit")
+        self._stale += len(deliveries) - len(claimed)
         self._tell(claimed, settled)
 
     # External kinds
@@ -138,6 +152,7 @@ class Executor:
     ) -> None:
         claimed = await self._patiently(lambda: self._lease(handler, deliveries))
         failpoint("after_claim")
+        self._stale += len(deliveries) - len(claimed)
         self._calls_out += len(claimed)
         calling = asyncio.create_task(self._call_and_settle(handler, claimed))
         self._calling.add(calling)
@@ -160,15 +175,20 @@ class Executor:
     ) -> None:
         rows = {row.id: row for row in claimed}
         calls = {asyncio.create_task(self._call(handler, row), name=str(row.id)) for row in claimed}
-        while calls:
-            finished, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-            if calls:
-                more, calls = await asyncio.wait(calls, timeout=GATHER_SECONDS)
-                finished |= more
-            failpoint("before_settle")
-            await self._settle_answers(
-                handler, [(rows[UUID(call.get_name())], call.result()) for call in finished]
-            )
+        try:
+            while calls:
+                finished, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+                if calls:
+                    more, calls = await asyncio.wait(calls, timeout=GATHER_SECONDS)
+                    finished |= more
+                failpoint("before_settle")
+                await self._settle_answers(
+                    handler, [(rows[UUID(call.get_name())], call.result()) for call in finished]
+                )
+        finally:
+            # Nobody is left to write their answers down: what hasn't begun must not begin.
+            for call in calls:
+                call.cancel()
 
     async def _lease(
         self, handler: ExternalHandler[Any, Any], deliveries: Sequence[Delivery]
@@ -187,8 +207,11 @@ class Executor:
             job = row.parse(handler.contract)
             if not isinstance(job, Job):
                 return job
-            async with asyncio.timeout(CALL_SECONDS):
-                return job, await handler.call(job)
+            async with self._turn(handler.contract) as is_ours:
+                if not is_ours:
+                    return Snooze(row.run_at)  # due as before: it keeps its place in the line
+                async with asyncio.timeout(CALL_SECONDS):
+                    return job, await handler.call(job)
         except TimeoutError:
             silence = f"no answer within {CALL_SECONDS:g} s: it may or may not have happened"
             return _unanswered(handler.contract, silence)
@@ -202,6 +225,23 @@ class Executor:
             return _unanswered(handler.contract, _describe(error))
         finally:
             self._calls_out -= 1
+
+    @asynccontextmanager
+    async def _turn(self, contract: type[Contract]) -> AsyncIterator[bool]:
+        """Wait until the call may begin; tells whether it may, or has waited too long."""
+        if contract.policy.abreast is None:
+            yield True
+            return
+        turns = self._turns.setdefault(contract.kind, asyncio.Semaphore(contract.policy.abreast))
+        is_ours = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TURN_SECONDS):
+                is_ours = await turns.acquire()
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                turns.release()
 
     async def _settle_answers(
         self,

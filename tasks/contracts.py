@@ -86,7 +86,8 @@ class SendEmail(Contract):
     kind: ClassVar[str] = "notifications.email"
     effect: ClassVar[Effect] = Effect.EXTERNAL
     public: ClassVar[bool] = True
-    policy: ClassVar[Policy] = Policy(queue="notifications", chunk=100)
+    # Few at a time: a mail server sees this many connections of each process.
+    policy: ClassVar[Policy] = Policy(queue="notifications", chunk=100, abreast=4)
 
     to: str
     template: Literal["receipt"] | None = None

@@ -1,8 +1,7 @@
-"""Hands mails to an SMTP server over a few connections that stay open for many mails."""
+"""Hands mails to an SMTP server over connections that stay open for many mails."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,9 +13,6 @@ from pydantic import EmailStr, Field, UrlConstraints
 from pydantic_core import Url
 
 from goodsyard.settings import Settings
-
-CONNECTIONS = 4
-"""SMTP connections of one process; a server sees at most this many from each."""
 
 REPLY_SECONDS = 10.0
 
@@ -67,8 +63,9 @@ class Mailer:
         self.sender = str(settings.mail_from)
         self.domain = self.sender.rpartition("@")[2]
         self._url = settings.smtp_url
+        # As many as were ever in use at a time, which is the caller's to bound: waiting here for a
+        # connection would count as the server's silence.
         self._idle: list[aiosmtplib.SMTP] = []
-        self._free = asyncio.Semaphore(CONNECTIONS)
 
     async def send(self, to: str, mail: bytes) -> MailAnswer:
         """Hand one mail over; the server's definite no is an answer, not an exception."""
@@ -92,19 +89,18 @@ class Mailer:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[aiosmtplib.SMTP]:
-        async with self._free:
-            smtp = self._idle.pop() if self._idle else self._new()
-            if not smtp.is_connected:
-                await smtp.connect()
-            try:
-                yield smtp
-            except aiosmtplib.SMTPResponseException:
-                self._idle.append(smtp)  # it answered: the connection is fine
-                raise
-            except BaseException:
-                smtp.close()
-                raise
-            self._idle.append(smtp)
+        smtp = self._idle.pop() if self._idle else self._new()
+        if not smtp.is_connected:
+            await smtp.connect()
+        try:
+            yield smtp
+        except aiosmtplib.SMTPResponseException:
+            self._idle.append(smtp)  # it answered: the connection is fine
+            raise
+        except BaseException:
+            smtp.close()
+            raise
+        self._idle.append(smtp)
 
     def _new(self) -> aiosmtplib.SMTP:
         url = self._url
