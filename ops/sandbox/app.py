@@ -22,6 +22,7 @@ from ops.sandbox.faults import Faults
 from ops.sandbox.gateway import Gateway
 from ops.sandbox.journal import Journal
 from ops.sandbox.mail import Mailbox, Sink, listen
+from ops.sandbox.traffic import Traffic
 
 STOP_WITHIN = 1.0  # seconds an answer under way has left after SIGTERM
 
@@ -70,14 +71,14 @@ class _Ports:
 
 async def _serve(ports: _Ports, book: Book, mailbox: Mailbox, target: EventTarget | None) -> None:
     stop = _stop_signal()
-    faults = Faults()
+    faults, traffic = Faults(), Traffic()
     async with AsyncExitStack() as running:
         events = await running.enter_async_context(Events(target)) if target else None
         smtp = await listen(ports.host, ports.smtp, Sink(mailbox, faults))
         running.callback(smtp.close)
         app = web.Application()
-        app.add_routes(Gateway(book, faults, events).routes())
-        app.add_routes(Control(book, mailbox, faults).routes())
+        app.add_routes(Gateway(book, faults, traffic, events).routes())
+        app.add_routes(Control(book, mailbox, traffic, faults).routes())
         http = await running.enter_async_context(_listening(app, ports.host, ports.http))
         addresses = {
             "gateway": f"http://{ports.host}:{http}",

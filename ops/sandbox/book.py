@@ -5,8 +5,10 @@ A caller gets an answer only after the journal has it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from http import HTTPStatus
+from itertools import dropwhile, islice
 from typing import Any
 
 from ops.sandbox.calls import Call
@@ -31,8 +33,9 @@ class Book:
         self._intents: list[PaymentIntent] = []  # oldest first, each as it is now
         self._position: dict[str, int] = {}
         self._intent_of_charge: dict[str, str] = {}
-        self._refunds: dict[str, Refund] = {}
+        self._refunds: dict[str, Refund] = {}  # oldest first, none ever changes
         self._charges: list[Call] = []
+        self._given_back: list[Call] = []
         self.keys = IdempotencyKeys()
         for _, record in journal.records():
             if KEYS_FORGOTTEN in record:
@@ -63,6 +66,17 @@ class Book:
         """Return a refund."""
         return self._refunds.get(refund_id)
 
+    def newest_refunds(
+        self, *, of_intent: str | None, after: Refund | None, limit: int
+    ) -> list[Refund]:
+        """Return up to ``limit`` refunds, of one intent or all, newest first, behind ``after``."""
+        newest: Iterator[Refund] = reversed(self._refunds.values())
+        if after is not None:
+            newest = dropwhile(lambda refund: refund.id != after.id, newest)
+            next(newest)
+        wanted = (r for r in newest if of_intent is None or r.payment_intent == of_intent)
+        return list(islice(wanted, limit))
+
     def newest_intents(self, *, after: PaymentIntent | None, limit: int) -> list[PaymentIntent]:
         """Return up to ``limit`` intents, newest first, beginning behind ``after``."""
         end = len(self._intents) if after is None else self._position[after.id]
@@ -76,6 +90,10 @@ class Book:
         """Return the attempts to charge from the ``first``-th on, in the order they happened."""
         return [_charge_entry(call) for call in self._charges[first:]]
 
+    def refunds(self, first: int) -> list[dict[str, object]]:
+        """Return the refunds from the ``first``-th on, in the order they happened."""
+        return [_refund_entry(call) for call in self._given_back[first:]]
+
     def _apply(self, call: Call) -> None:
         if call.intent is not None:
             self._place(call.intent)
@@ -83,6 +101,7 @@ class Book:
                 self._intent_of_charge[call.intent.charge_id] = call.intent.id
         if call.refund is not None:
             self._refunds[call.refund.id] = call.refund
+            self._given_back.append(call)
         if call.charged:
             self._charges.append(call)
         self.keys.remember(call)
@@ -104,6 +123,20 @@ def _charge_entry(call: Call) -> dict[str, object]:
         "amount": intent.amount,
         "currency": intent.currency,
         "status": intent.charge_status,
+        "idempotency_key": call.key,
+        "at": iso(call.at),
+    }
+
+
+def _refund_entry(call: Call) -> dict[str, object]:
+    refund = call.refund
+    if refund is None:
+        raise ValueError(f"the call of {iso(call.at)} gave nothing back")
+    return {
+        "id": refund.id,
+        "amount": refund.amount,
+        "currency": refund.currency,
+        "payment_intent": refund.payment_intent,
         "idempotency_key": call.key,
         "at": iso(call.at),
     }

@@ -25,6 +25,11 @@ class Call:
     refund: Refund | None = None
     charged: bool = False
 
+    @property
+    def moved_money(self) -> bool:
+        """Whether it charged, successfully or not, or gave back."""
+        return self.charged or self.refund is not None
+
     def body(self) -> dict[str, object]:
         """Return the answer's JSON body: the same whenever it is asked for."""
         if self.status is HTTPStatus.INTERNAL_SERVER_ERROR:

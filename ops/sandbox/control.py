@@ -13,6 +13,7 @@ from ops.sandbox.book import Book
 from ops.sandbox.clock import now_ms
 from ops.sandbox.faults import Fault, Faults
 from ops.sandbox.mail import Mailbox
+from ops.sandbox.traffic import Traffic
 
 LONGEST_SECONDS = 3600.0
 
@@ -30,9 +31,10 @@ class FaultOrder(BaseModel):
 class Control:
     """The handlers under ``/sandbox``, and ``/healthz``."""
 
-    def __init__(self, book: Book, mailbox: Mailbox, faults: Faults) -> None:
+    def __init__(self, book: Book, mailbox: Mailbox, traffic: Traffic, faults: Faults) -> None:
         self._book = book
         self._mailbox = mailbox
+        self._traffic = traffic
         self._faults = faults
 
     def routes(self) -> list[web.RouteDef]:
@@ -40,6 +42,8 @@ class Control:
         return [
             web.get("/healthz", self._health),
             web.get("/sandbox/charges", self._charges),
+            web.get("/sandbox/refunds", self._refunds),
+            web.get("/sandbox/calls", self._calls),
             web.get("/sandbox/mails", self._mails),
             web.get(r"/sandbox/mails/{number:\d+}", self._mail),
             web.get("/sandbox/faults", self._armed),
@@ -52,6 +56,12 @@ class Control:
 
     async def _charges(self, request: web.Request) -> web.Response:
         return _json({"data": self._book.charges(_first(request))})
+
+    async def _refunds(self, request: web.Request) -> web.Response:
+        return _json({"data": self._book.refunds(_first(request))})
+
+    async def _calls(self, request: web.Request) -> web.Response:
+        return _json({"data": self._traffic.visits(_first(request))})
 
     async def _mails(self, request: web.Request) -> web.Response:
         return _json({"data": self._mailbox.deliveries(_first(request))})

@@ -2,22 +2,25 @@
 
 =================  ==============================================================================
 ``429``            the call is refused with ``Retry-After: seconds`` (1), whoever makes it
+``409``            the call is refused as if an earlier one with its key were under way
 ``500``            the call fails before it begins, so its key stays unused
 ``latency``        a call that takes effect does so ``seconds`` (0.5) after it arrived
 ``hang``           the call is held ``seconds`` (30) with its key in use, then the connection drops;
                    nothing is charged
 ``decline``        the card is declined, whichever it is
 ``stored_500``     the call does nothing and is answered 500; its key remembers that answer
-``charge_then_500``   the charge happens, the answer is 500, and its key remembers that answer
-``charge_then_drop``  the charge happens, then the connection drops; its key remembers the answer
+``charge_then_500``   money moves, the answer is 500, and its key remembers that answer
+``charge_then_drop``  money moves, then the connection drops; its key remembers the answer
 ``forget_keys``    all idempotency keys are forgotten, at once
+``mail_latency``   a message is taken ``seconds`` (1) after it came
 ``mail_450``       a message is refused for now
 ``mail_550``       a message is refused for good
 ``mail_drop_after_data``  a message is taken and logged, then the connection drops
 =================  ==============================================================================
 
 The gateway's faults meet calls that create, cancel or refund; one whose key is already answered is
-replayed and meets only ``429`` and ``500``.
+replayed and meets only ``409``, ``429`` and ``500``. Money moves with a charge, declined ones
+included, and with a refund.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Fault = Literal[
+    "409",
     "429",
     "500",
     "latency",
@@ -35,12 +39,18 @@ Fault = Literal[
     "charge_then_500",
     "charge_then_drop",
     "forget_keys",
+    "mail_latency",
     "mail_450",
     "mail_550",
     "mail_drop_after_data",
 ]
 
-DEFAULT_SECONDS: dict[Fault, float] = {"429": 1.0, "latency": 0.5, "hang": 30.0}
+DEFAULT_SECONDS: dict[Fault, float] = {
+    "429": 1.0,
+    "latency": 0.5,
+    "hang": 30.0,
+    "mail_latency": 1.0,
+}
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -23,6 +23,7 @@ from ops.sandbox.clock import now_ms
 from ops.sandbox.errors import (
     GatewayError,
     invalid,
+    key_in_use,
     missing_resource,
     rate_limited,
     server_error,
@@ -32,7 +33,9 @@ from ops.sandbox.errors import (
 from ops.sandbox.events import Events
 from ops.sandbox.faults import Faults
 from ops.sandbox.keys import fingerprint
+from ops.sandbox.objects import PaymentIntent, Refund
 from ops.sandbox.payments import Payments, Request, new_id
+from ops.sandbox.traffic import Traffic
 
 MAX_PAGE = 100  # https://docs.stripe.com/api/pagination
 DEFAULT_PAGE = 10
@@ -50,9 +53,10 @@ class ConnectionDropped(Exception):  # noqa: N818 - what happens to the caller, 
 class Gateway:
     """The handlers under ``/v1``."""
 
-    def __init__(self, book: Book, faults: Faults, events: Events | None) -> None:
+    def __init__(self, book: Book, faults: Faults, traffic: Traffic, events: Events | None) -> None:
         self._book = book
         self._faults = faults
+        self._traffic = traffic
         self._events = events
         self._payments = Payments(book, faults)
 
@@ -65,6 +69,7 @@ class Gateway:
             web.get("/v1/payment_intents/{id}", _answering(self._get_intent), allow_head=False),
             web.post("/v1/payment_intents/{id}/cancel", _answering(self._cancel_intent)),
             web.post("/v1/refunds", _answering(self._create_refund)),
+            web.get("/v1/refunds", _answering(self._list_refunds), allow_head=False),
             web.get("/v1/refunds/{id}", _answering(self._get_refund), allow_head=False),
             web.get("/v1/events/{id}", _answering(self._get_event), allow_head=False),
             web.route("*", "/v1/{rest:.*}", _answering(_refuse_address)),
@@ -83,10 +88,18 @@ class Gateway:
     async def _once(self, request: web.Request, effect: Effect) -> web.Response:
         """Let a call take effect, or tell it what the first call with its key was told."""
         at = now_ms()
-        _authenticate(request)
-        self._refuse_early()
-        pairs = form.pairs_of(await request.read())
         key = request.headers.get("Idempotency-Key")
+        with self._traffic.visit(request.path, key, at) as visit:
+            answer = await self._once_a_key(request, key, at, effect)
+            visit.status = answer.status
+            return answer
+
+    async def _once_a_key(
+        self, request: web.Request, key: str | None, at: int, effect: Effect
+    ) -> web.Response:
+        _authenticate(request)
+        self._refuse_early(key)
+        pairs = form.pairs_of(await request.read())
         call = Request(at, key, fingerprint(request.path, pairs), form.parse(pairs))
         if key is None:
             return _answer(await self._take_effect(call, effect))
@@ -98,7 +111,9 @@ class Gateway:
         finally:
             self._book.keys.release(key)
 
-    def _refuse_early(self) -> None:
+    def _refuse_early(self, key: str | None) -> None:
+        if self._faults.take("409") is not None:
+            raise key_in_use(key or "")
         if (seconds := self._faults.take("429")) is not None:
             raise rate_limited(retry_after=max(1, round(seconds)))
         if self._faults.take("500") is not None:
@@ -108,12 +123,12 @@ class Gateway:
         await self._dawdle()
         breaks = self._faults.take("stored_500") is not None
         call = request.failed() if breaks else effect(request)
-        if call.charged and self._faults.take("charge_then_500") is not None:
+        if call.moved_money and self._faults.take("charge_then_500") is not None:
             call = replace(call, status=HTTPStatus.INTERNAL_SERVER_ERROR)
         self._book.record(call)
         if self._events is not None:
             self._events.announce(call)
-        if call.charged and self._faults.take("charge_then_drop") is not None:
+        if call.moved_money and self._faults.take("charge_then_drop") is not None:
             raise ConnectionDropped
         return call
 
@@ -133,18 +148,21 @@ class Gateway:
         _authenticate(request)
         fields = form.parse(list(request.query.items()))
         form.refuse_unknown(fields, {"limit", "starting_after"})
-        asked = form.text(fields, "limit")
-        limit = form.integer(asked, "limit", least=1, most=MAX_PAGE) if asked else DEFAULT_PAGE
-        start = form.text(fields, "starting_after")
+        start, limit = form.text(fields, "starting_after"), _limit(fields)
         after = self._payments.find_intent(start) if start else None
-        found = self._book.newest_intents(after=after, limit=limit + 1)
-        page = {
-            "object": "list",
-            "url": "/v1/payment_intents",
-            "has_more": len(found) > limit,
-            "data": [intent.as_stripe() for intent in found[:limit]],
-        }
-        return _json(HTTPStatus.OK, page)
+        return _page(request, limit, self._book.newest_intents(after=after, limit=limit + 1))
+
+    async def _list_refunds(self, request: web.Request) -> web.Response:
+        _authenticate(request)
+        fields = form.parse(list(request.query.items()))
+        form.refuse_unknown(fields, {"limit", "payment_intent", "starting_after"})
+        start, limit = form.text(fields, "starting_after"), _limit(fields)
+        found = self._book.newest_refunds(
+            of_intent=form.text(fields, "payment_intent"),
+            after=self._find_refund(start) if start else None,
+            limit=limit + 1,
+        )
+        return _page(request, limit, found)
 
     async def _search(self, request: web.Request) -> web.Response:
         """Find intents by one entry of their metadata; the rest of Stripe's language is refused."""
@@ -167,10 +185,13 @@ class Gateway:
 
     async def _get_refund(self, request: web.Request) -> web.Response:
         _authenticate(request)
-        refund = self._book.refund(request.match_info["id"])
+        return _json(HTTPStatus.OK, self._find_refund(request.match_info["id"]).as_stripe())
+
+    def _find_refund(self, refund_id: str) -> Refund:
+        refund = self._book.refund(refund_id)
         if refund is None:
-            raise missing_resource("refund", request.match_info["id"], param="id")
-        return _json(HTTPStatus.OK, refund.as_stripe())
+            raise missing_resource("refund", refund_id, param="id")
+        return refund
 
     async def _get_event(self, request: web.Request) -> web.Response:
         _authenticate(request)
@@ -218,6 +239,24 @@ def _user_of(basic: str) -> str:
         return b64decode(basic).decode("utf-8").partition(":")[0]
     except ValueError:
         return ""
+
+
+def _limit(fields: form.Form) -> int:
+    asked = form.text(fields, "limit")
+    return form.integer(asked, "limit", least=1, most=MAX_PAGE) if asked else DEFAULT_PAGE
+
+
+def _page(
+    request: web.Request, limit: int, found: Sequence[PaymentIntent | Refund]
+) -> web.Response:
+    """Answer with a page of a list, of which one entry more than fits was looked for."""
+    page = {
+        "object": "list",
+        "url": request.path,
+        "has_more": len(found) > limit,
+        "data": [entry.as_stripe() for entry in found[:limit]],
+    }
+    return _json(HTTPStatus.OK, page)
 
 
 def _answer(call: Call, *, replayed: bool = False) -> web.Response:

@@ -104,6 +104,8 @@ class Sink:
         self, server: SMTP, _session: Session, envelope: Envelope
     ) -> str:
         """Take the message, or do what the armed fault says."""
+        if (seconds := self._faults.take("mail_latency")) is not None:
+            await asyncio.sleep(seconds)
         if self._faults.take("mail_450") is not None:
             return "450 4.2.1 The mailbox is busy: try again later"
         if self._faults.take("mail_550") is not None:
