@@ -18,6 +18,11 @@ def living(pids: Iterable[int]) -> list[int]:
     return [pid for pid in pids if _status(pid).get("State", "Z")[0] not in "ZX"]
 
 
+def frozen(pid: int) -> bool:
+    """Tell whether a process was stopped (SIGSTOP) where it is."""
+    return _status(pid).get("State", "Z")[0] == "T"
+
+
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
     """Return as soon as ``condition`` holds.
 

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.faults
 ORDERS = 40
 
 
+@pytest.mark.row(number=1)
 @pytest.mark.parametrize(
     ("point", "queues"),
     [
@@ -48,7 +49,13 @@ def test_a_worker_killed_at_any_point_loses_nothing_and_charges_nobody_twice(
     assert_invariants(shop)
 
 
-@pytest.mark.parametrize("point", ["before_dispatch_commit", "after_dispatch_commit"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "before_dispatch_commit",
+        pytest.param("after_dispatch_commit", marks=pytest.mark.row(number=37)),
+    ],
+)
 def test_a_relay_killed_at_any_point_loses_nothing(system: System, shop: Shop, point: str) -> None:
     system.relay.kill()
     shop.order(ORDERS)

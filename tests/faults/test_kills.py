@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 
 import pytest
 
 from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
+from tests.harness.programs import PATIENCE
 from tests.harness.shop import Shop
 
 pytestmark = pytest.mark.faults
 
 
+@pytest.mark.row(number=1)
 def test_worker_nodes_killed_in_the_middle_lose_nothing_and_charge_nobody_twice(
     system: System, shop: Shop
 ) -> None:
@@ -35,6 +38,7 @@ def test_worker_nodes_killed_in_the_middle_lose_nothing_and_charge_nobody_twice(
     assert_invariants(shop)
 
 
+@pytest.mark.row(number=2)
 def test_a_killed_worker_process_takes_no_neighbour_with_it_and_is_replaced(
     system: System, shop: Shop
 ) -> None:
@@ -50,16 +54,27 @@ def test_a_killed_worker_process_takes_no_neighbour_with_it_and_is_replaced(
     assert_invariants(shop)
 
 
+@pytest.mark.row(number=3)
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(0, id="as soon as that"),
+        # Past its leases, and past the time limit within which its parent would have killed it.
+        pytest.param(90, id="after 90 s", marks=pytest.mark.long),
+    ],
+)
 def test_a_worker_that_wakes_up_when_others_have_finished_its_jobs_changes_nothing(
-    system: System, shop: Shop
+    system: System, shop: Shop, seconds: float
 ) -> None:
     sleeper = system.cluster.worker(processes=2)
     sleeper.until_ready()
     shop.order(200)
     shop.until_charged(50)
     sleeper.freeze()
+    wakes_at = time.monotonic() + seconds
     shop.until_settled()
+    shop.until(lambda: time.monotonic() >= wakes_at, f"{seconds} s to pass", seconds + PATIENCE)
     sleeper.thaw()
     sleeper.terminate()  # by then it has brought its late answers in
     assert sleeper.until_ended() == 0

@@ -70,6 +70,11 @@ class Cluster:
         ports = ("--port", str(http), "--smtp-port", str(smtp), "--folder", folder)
         self._provider = self._goodsyard("sandbox", "sandbox", *ports, sign='"gateway"')
 
+    @property
+    def provider(self) -> Running:
+        """The sandbox's process: gateway and mail sink."""
+        return self._provider
+
     def relay(self, settings: Mapping[str, str] = _AS_THEY_ARE) -> Running:
         """Start a relay, with ``settings`` added to its environment."""
         return self._start(
