@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -29,6 +29,23 @@ class _Skips(Collector):
         yield family
 
 
+class _Dropped(Collector):
+    """What all workers have dropped, as it was read last."""
+
+    def __init__(self) -> None:
+        self.counts: Mapping[str, int] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "goodsyard_dropped",
+            "Messages, or deliveries in them, that no worker ran, by reason; no job is lost by it.",
+            labels=["reason"],
+        )
+        for reason, count in self.counts.items():
+            family.add_metric([reason], count)
+        yield family
+
+
 class Metrics:
     """The metrics of one API process."""
 
@@ -36,6 +53,8 @@ class Metrics:
         """Count from zero."""
         self._registry = CollectorRegistry()
         self._registry.register(_Skips(breakers))
+        self._dropped = _Dropped()
+        self._registry.register(self._dropped)
         self._requests = Histogram(
             "goodsyard_http_request_seconds",
             "Requests by route and status, and how long they took; waits and streams included.",
@@ -53,8 +72,9 @@ class Metrics:
         """Count a request."""
         self._requests.labels(method, route, status).observe(seconds)
 
-    def render(self, depths: Sequence[Depth]) -> bytes:
+    def render(self, depths: Sequence[Depth], dropped: Mapping[str, int]) -> bytes:
         """Return all metrics in Prometheus's text format."""
+        self._dropped.counts = dropped
         self._jobs.clear()
         for depth in depths:
             self._jobs.labels(depth.kind, depth.state.value).inc(depth.jobs)

@@ -6,14 +6,17 @@ from celery import Celery
 from celery.signals import (
     celeryd_after_setup,
     setup_logging,
+    task_rejected,
+    task_unknown,
     worker_process_init,
     worker_process_shutdown,
     worker_shutdown,
 )
 from celery.worker import WorkController
 
+from goodsyard.dropped import Reason
 from tasks import contracts
-from workers import logging, messages, runtime
+from workers import logging, messages, runtime, tally
 
 app = Celery("goodsyard")
 app.config_from_object("celeryconfig")
@@ -21,12 +24,27 @@ app.config_from_object("celeryconfig")
 
 def _register(kind: str) -> None:
     @app.task(name=kind)
-    def run(v: object = None, jobs: object = None, **_: object) -> None:
-        runtime.run(kind, messages.parse(v, jobs))
+    def run(v: object = None, jobs: object = None, *_: object, **__: object) -> None:
+        try:
+            deliveries = messages.parse(v, jobs)
+        except messages.MalformedMessageError:
+            tally.note(Reason.MALFORMED)
+            raise
+        runtime.run(kind, deliveries)
 
 
 for _contract in contracts.ALL:
     _register(_contract.kind)
+
+
+@task_unknown.connect
+def _on_task_unknown(**_: object) -> None:
+    tally.note(Reason.UNKNOWN)
+
+
+@task_rejected.connect
+def _on_task_rejected(**_: object) -> None:
+    tally.note(Reason.UNREADABLE)
 
 
 @setup_logging.connect

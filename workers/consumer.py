@@ -12,12 +12,19 @@ worker holds, and kombu none to put back: doing that over a broken connection en
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from celery.worker.consumer import Consumer as CeleryConsumer
-from kombu import Message
+from kombu import Message, compression
+from kombu.exceptions import DecodeError
 from redis import RedisError
+
+from goodsyard.dropped import Reason
+from workers import tally
+
+MOST_BYTES = 1_000_000
+"""The longest message that is looked into: twenty times what the largest chunk's takes."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,15 +42,49 @@ class Consumer(CeleryConsumer):
         def handle_or_drop(message: Message) -> None:
             # Celery says both even so, perhaps when the message's connection is long gone, and
             # kombu's answer is then an error that ends the worker.
-            message.ack_log_error = message.reject_log_error = _say_nothing
+            message.ack_log_error = _say_nothing  # type: ignore[method-assign]  # see above
+            message.reject_log_error = _say_nothing  # type: ignore[method-assign]  # see above
             try:
+                _read(message)
                 handle(message)
             except (OSError, RedisError):
                 raise  # it is the connection: Celery makes it anew
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is dropped
-                _log.warning("message.dropped", exc_info=error)
+                _drop(error)
 
         return handle_or_drop
+
+    def on_decode_error(self, _message: Message, exc: Exception) -> None:
+        """Drop what couldn't be decoded."""
+        _drop(exc)
+
+
+def _read(message: Message) -> None:
+    """See that the message has a task's form, before it costs one of the processes anything.
+
+    Raises:
+        kombu.exceptions.KombuError, TypeError, ValueError: it hasn't.
+    """
+    size = len(message.body or "")
+    if size > MOST_BYTES:
+        raise DecodeError(f"a message of {size} bytes")
+    arguments, keywords, _ = message.decode()
+    if not isinstance(arguments, list) or not isinstance(keywords, dict):
+        raise TypeError("a message whose body holds no arguments")
+
+
+def _drop(error: Exception) -> None:
+    tally.note(Reason.UNREADABLE)
+    _log.warning("message.dropped", error=f"{type(error).__name__}: {error!s:.200}")
+
+
+def _pack_nothing(_body: object) -> NoReturn:
+    raise DecodeError("a packed message: nobody of ours packs any, and a small one may be a bomb")
+
+
+# kombu unpacks a message as it receives it, of any size and before anybody is asked.
+for _packing in compression.encoders():
+    compression.register(_pack_nothing, _pack_nothing, _packing)
 
 
 def _say_nothing(*_arguments: object, **_options: object) -> None:

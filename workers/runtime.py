@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,14 +23,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from commerce.notifications.mailer import Mailer, MailSettings
 from commerce.payments.gateway import Gateway, GatewaySettings
-from goodsyard import doorbell, heartbeat
+from goodsyard import doorbell, dropped, heartbeat
 from goodsyard.claims import Delivery
-from goodsyard.database import open_engine, session_factory
+from goodsyard.database import Sessions, open_engine, session_factory
+from goodsyard.dropped import Reason
 from goodsyard.execution import Executor
 from goodsyard.flow import FlowError
 from goodsyard.heartbeat import BEAT_SECONDS, Worker
 from goodsyard.settings import EngineSettings, load
 from tasks.flow import build_flow
+from workers import tally
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -63,13 +66,13 @@ class _Process:
         self._loop = uvloop.new_event_loop()
         self._registered = threading.Event()
         self._ended = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._loop.run_forever, name="chunks", daemon=True),
-            threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._dropped: Counter[Reason] = Counter()
+        chunks = threading.Thread(target=self._loop.run_forever, name="chunks", daemon=True)
+        chunks.start()
         self._executor = self._on_loop(self._open())
+        beats = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
+        beats.start()
+        self._threads = [chunks, beats]
 
     def run(self, kind: str, deliveries: Sequence[Delivery]) -> None:
         # A claim by a process that nobody knows would be taken for a dead one's, and taken away.
@@ -129,12 +132,24 @@ class _Process:
                     self._registered.set()
                 except (SQLAlchemyError, OSError) as error:
                     _log.warning("heartbeat.missed", error=str(error))
+                await self._count_dropped(sessions)
                 await asyncio.to_thread(self._ended.wait, BEAT_SECONDS)
+            await self._count_dropped(sessions)
             with suppress(SQLAlchemyError, OSError):
                 async with sessions.begin() as tx:
                     await heartbeat.leave(tx, self._worker.id)
         finally:
             await engine.dispose()
+
+    async def _count_dropped(self, sessions: Sessions) -> None:
+        """Write down what was dropped since the last time; what can't be now is kept for later."""
+        self._dropped += tally.take()
+        self._dropped[Reason.STALE] += self._executor.take_stale()
+        with suppress(SQLAlchemyError, OSError):
+            if self._dropped.total():
+                async with sessions.begin() as tx:
+                    await dropped.add(tx, self._dropped)
+                self._dropped.clear()
 
 
 _plan: _Plan | None = None

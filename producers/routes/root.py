@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
+from goodsyard import dropped
 from goodsyard.queues import depths
 from producers import problems
 from producers.answers import JsonAnswer
@@ -86,10 +87,10 @@ async def _redis(use: Use) -> str:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(use: Use) -> Response:
-    """Give Prometheus this process's figures and the shared backlog."""
+    """Give Prometheus this process's figures, the shared backlog and what all workers dropped."""
     async with use.sessions.begin() as tx:
-        backlog = await depths(tx)
-    return Response(use.metrics.render(backlog), media_type=CONTENT_TYPE_LATEST)
+        backlog, counts = await depths(tx), await dropped.read(tx)
+    return Response(use.metrics.render(backlog, counts), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/problems/{name}", response_model=ProblemTypeOut)
