@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
@@ -74,7 +74,10 @@ _LEASE = text(f"""
           FROM goodsyard.job j
           JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
          USING (id, fence)
-         WHERE j.state = 'dispatched' AND j.kind = :kind
+         WHERE j.kind = :kind
+           AND (j.state = 'dispatched'
+                OR (:again AND j.state = 'running' AND j.claimed_by = :worker
+                    AND j.id <> ALL(CAST(:known AS uuid[]))))
          ORDER BY j.id
            FOR UPDATE OF j SKIP LOCKED)
     UPDATE goodsyard.job j
@@ -119,14 +122,34 @@ async def lock_dispatched(
     return [Claimed(*row) for row in rows]
 
 
-async def lease(
-    tx: AsyncSession, kind: str, deliveries: Sequence[Delivery], *, worker: UUID, seconds: float
+async def lease(  # noqa: PLR0913 - a lease has a kind, a holder and an end, and may be a second try
+    tx: AsyncSession,
+    kind: str,
+    deliveries: Sequence[Delivery],
+    *,
+    worker: UUID,
+    seconds: float,
+    again: bool = False,
+    known: Collection[UUID] = (),
 ) -> list[Claimed]:
-    """Move the delivered jobs that are still ours to ``running``, for ``seconds`` from now."""
+    """Move the delivered jobs that are still ours to ``running``, for ``seconds`` from now.
+
+    Args:
+        tx: the transaction.
+        kind: of the jobs; others are left alone.
+        deliveries: what the message names.
+        worker: who holds them from now on.
+        seconds: for how long.
+        again: whether this repeats a lease whose commit was not answered. It may have happened:
+            what ``worker`` holds without knowing it, since it isn't among ``known``, is returned.
+        known: the jobs that ``worker`` knows it holds.
+    """
     parameters = {
         "kind": kind,
         "worker": worker,
         "lease": seconds,
+        "again": again,
+        "known": list(known),
         **_parameters(deliveries),
     }
     rows = await tx.execute(_LEASE, parameters)

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -90,6 +91,8 @@ class Executor:
         self._calls_out = 0
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._calling: set[asyncio.Task[None]] = set()
+        self._leasing = asyncio.Lock()
+        self._held: set[UUID] = set()
         self._stale = 0
 
     async def drain(self) -> None:
@@ -150,7 +153,7 @@ class Executor:
     async def _run_external(
         self, handler: ExternalHandler[Any, Any], deliveries: Sequence[Delivery]
     ) -> None:
-        claimed = await self._patiently(lambda: self._lease(handler, deliveries))
+        claimed = await self._lease(handler, deliveries)
         failpoint("after_claim")
         self._stale += len(deliveries) - len(claimed)
         self._calls_out += len(claimed)
@@ -189,15 +192,30 @@ class Executor:
             # Nobody is left to write their answers down: what hasn't begun must not begin.
             for call in calls:
                 call.cancel()
+        self._held.difference_update(rows)
 
     async def _lease(
         self, handler: ExternalHandler[Any, Any], deliveries: Sequence[Delivery]
     ) -> list[Claimed]:
-        contract = handler.contract
-        async with self._sessions.begin() as tx:
-            return await claims.lease(
-                tx, contract.kind, deliveries, worker=self._worker, seconds=contract.policy.lease
-            )
+        contract, tries = handler.contract, count()
+
+        async def lease() -> list[Claimed]:
+            async with self._sessions.begin() as tx:
+                return await claims.lease(
+                    tx,
+                    contract.kind,
+                    deliveries,
+                    worker=self._worker,
+                    seconds=contract.policy.lease,
+                    again=next(tries) > 0,
+                    known=self._held,
+                )
+
+        # One at a time: between a commit and its entry in the set, a lease is known to nobody.
+        async with self._leasing:
+            claimed = await self._patiently(lease)
+            self._held.update(row.id for row in claimed)
+        return claimed
 
     async def _call(
         self, handler: ExternalHandler[Any, Any], row: Claimed

@@ -1,0 +1,101 @@
+"""A commit whose answer was lost may have happened: the rows say, and nobody waits to find out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import ClassVar
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from goodsyard.contracts import Policy
+from goodsyard.database import open_engine, session_factory
+from goodsyard.job import JobState
+from tests.askers import Slow, called
+from tests.harness.proxy import Proxy
+from tests.yard import NOTES, Ask, Asker, Note, Yard, until
+
+
+class AskOnce(Ask):
+    """Asks somebody who keeps no key of ours: a second call could do a second harm."""
+
+    kind: ClassVar[str] = "test.ask_once"
+    policy: ClassVar[Policy] = Policy(queue="payments", repeatable=False)
+
+
+class OnceAsker(Asker):
+    """Counts its calls."""
+
+    contract = AskOnce
+
+
+@pytest.fixture
+def proxy(yard_url: str) -> Iterator[Proxy]:
+    """The way to Postgres."""
+    port = make_url(yard_url).port
+    assert port is not None
+    with Proxy(port) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def far_yard(yard: Yard, yard_url: str, proxy: Proxy) -> AsyncIterator[Yard]:
+    """The engine, at the other end of the proxy."""
+    engine = open_engine(proxy.url(yard_url), pool_size=4, application_name="tests")
+    yield Yard(session_factory(engine), yard.bell)
+    await engine.dispose()
+
+
+async def test_a_lease_whose_commit_was_not_answered_is_called_once_and_at_once(
+    yard: Yard, far_yard: Yard, proxy: Proxy
+) -> None:
+    asker = OnceAsker()
+    ((job, fence),) = await yard.deliver(AskOnce())
+    await asyncio.to_thread(proxy.cut_instead_of)
+    async with asyncio.timeout(AskOnce.policy.lease / 4):
+        await far_yard.run(asker, [(job, fence)])
+    assert proxy.cuts == 1
+    assert asker.calls == [job]
+    assert (await yard.job(job)).state is JobState.SUCCEEDED
+
+
+async def test_a_job_that_somebody_calls_for_already_is_not_called_for_again(
+    yard: Yard, far_yard: Yard, proxy: Proxy
+) -> None:
+    """A copy of the message, whose claim of nothing isn't answered either."""
+    slow, worker = Slow(), uuid4()
+    deliveries = await yard.deliver(Ask())
+    executor = far_yard.executor(slow, worker=worker)
+    running = asyncio.create_task(executor.run(Ask.kind, deliveries))
+    await until(lambda: called(slow), "the call")
+    await asyncio.to_thread(proxy.cut_instead_of)
+    copy = asyncio.create_task(executor.run(Ask.kind, deliveries))
+    await asyncio.to_thread(proxy.until_cut, 1)
+    slow.may_answer.set()
+    await asyncio.gather(running, copy)
+    await executor.drain()
+    assert len(slow.calls) == 1
+    assert await yard.states([job for job, _ in deliveries]) == ["succeeded"]
+
+
+async def test_an_effect_whose_commit_was_not_answered_is_there_once(
+    yard: Yard, far_yard: Yard, proxy: Proxy
+) -> None:
+    deliveries = await yard.deliver(Note(line="once"), Note(line="each"))
+    await asyncio.to_thread(proxy.cut_instead_of)
+    await far_yard.run(NOTES, deliveries)
+    assert proxy.cuts == 1
+    assert await yard.notes() == ["each", "once"]
+
+
+async def test_a_commit_that_never_arrived_is_made_again(
+    yard: Yard, far_yard: Yard, proxy: Proxy
+) -> None:
+    deliveries = await yard.deliver(Note(line="once"), Note(line="each"))
+    await asyncio.to_thread(proxy.cut_before)
+    await far_yard.run(NOTES, deliveries)
+    assert proxy.cuts == 1
+    assert await yard.notes() == ["each", "once"]
+    assert [await yard.attempts(job) for job, _ in deliveries] == [[], []]
