@@ -28,6 +28,8 @@ from tests.soak.site import Site
 
 _CALM_SECONDS = 4.0
 """How long, on average, nothing goes wrong between two faults."""
+_BURSTS = (0, 50, 300)
+"""Orders that come at once before a fault: a fault that meets nobody at work shows nothing."""
 _DRAIN_SECONDS = 300.0
 
 _console = Console(width=110, highlight=False)
@@ -69,6 +71,7 @@ def _break_things(site: Site, customers: Customers, recoveries: Recoveries, seco
     while time.monotonic() < until:
         calm.wait(site.chance.expovariate(1 / _CALM_SECONDS))
         fault = site.chance.choice(FAULTS)
+        site.shop.order(site.chance.choice(_BURSTS))
         held = in_hand(site.shop)
         fault(site)
         site.replace_the_ended()
@@ -77,7 +80,7 @@ def _break_things(site: Site, customers: Customers, recoveries: Recoveries, seco
         at = timedelta(seconds=round(time.monotonic() - began))
         _console.print(
             f"{at} {fault.__name__}: {len(held)} in hand, moved on after {recovered:.1f} s; "
-            f"{len(customers.accepted)} orders accepted"
+            f"{len(customers.accepted)} submits accepted"
         )
 
 
@@ -98,7 +101,9 @@ def _report(site: Site, customers: Customers, recoveries: Recoveries, drained: f
         assert_invariants(shop)
     except AssertionError as error:
         wrong.append(str(error))
-    lost = len(customers.accepted.keys() - shop.statuses().keys())
+    if not customers.accepted:
+        wrong.append("no submit was accepted")
+    lost = len(shop.expected.keys() - shop.statuses().keys())
     absorbed = site.copies + _redelivered(shop)
     if absorbed == 0:
         wrong.append("no duplicate was there to be absorbed")
@@ -116,7 +121,8 @@ def _report(site: Site, customers: Customers, recoveries: Recoveries, drained: f
     jobs = shop.value("SELECT count(*) FROM goodsyard.job_done WHERE tenant = %(tenant)s")
     summary = Table("", "", title="Soak", show_header=False)
     for name, value in (
-        ("orders accepted", len(customers.accepted)),
+        ("orders", len(shop.expected)),
+        ("of which one by one over HTTP, each 202 on disk", len(customers.accepted)),
         ("submits asked again, under their key", customers.asked_again),
         ("jobs", jobs),
         ("faults injected", recoveries.injected),

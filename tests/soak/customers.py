@@ -105,7 +105,7 @@ class Customers:
                 self._stopping.wait(0.05)
                 continue
             if answer.status_code == httpx.codes.ACCEPTED:
-                return UUID(answer.json()["id"])
+                return UUID(answer.json()["order"]["id"])
             if answer.status_code not in _ASK_AGAIN:
                 self.refused.append(f"{answer.status_code}: {answer.text[:200]}")
                 return None
