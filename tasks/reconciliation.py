@@ -1,4 +1,4 @@
-"""``payments.reconcile``: what the gateway captured against what the ledger booked, as a report."""
+"""``payments.reconcile``: what the gateway took and gave back against the ledger, as a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.payments import reconciliation
 from commerce.payments.gateway import Gateway
-from commerce.payments.reconciliation import Charge, Period, compare
+from commerce.payments.reconciliation import Period, Statement, report
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome
 from tasks.contracts import ReconcilePayments
@@ -23,29 +23,22 @@ class Reconcile:
         """Read ``gateway``."""
         self._gateway = gateway
 
-    async def call(self, job: Job[ReconcilePayments]) -> list[Charge]:
-        """Read what the gateway captured in the period."""
-        return await self._gateway.captured(_period(job))
+    async def call(self, job: Job[ReconcilePayments]) -> Statement:
+        """Read what the gateway captured and gave back in the period."""
+        return await self._gateway.statement(_period(job))
 
     async def settle(
-        self, tx: AsyncSession, answered: Sequence[tuple[Job[ReconcilePayments], list[Charge]]]
+        self, tx: AsyncSession, answered: Sequence[tuple[Job[ReconcilePayments], Statement]]
     ) -> Sequence[Outcome]:
         """Report the differences."""
-        return [await _report(tx, job, captured) for job, captured in answered]
+        return [await _compared(tx, job, gateway) for job, gateway in answered]
 
 
 def _period(job: Job[ReconcilePayments]) -> Period:
     return Period(job.payload.since, job.payload.until)
 
 
-async def _report(
-    tx: AsyncSession, job: Job[ReconcilePayments], captured: Sequence[Charge]
-) -> Outcome:
-    booked = await reconciliation.booked(tx, job.tenant, _period(job))
-    named = [charge.payment_id for charge in captured if charge.payment_id]
-    others = await reconciliation.of_other_tenants(tx, job.tenant, named)
-    ours = [charge for charge in captured if charge.payment_id not in others]
-    return Done(
-        compare(ours, booked, _period(job)).report()
-        | {"captured": len(ours), "booked": len(booked)}
-    )
+async def _compared(tx: AsyncSession, job: Job[ReconcilePayments], gateway: Statement) -> Outcome:
+    books = await reconciliation.booked(tx, job.tenant, _period(job))
+    ours = await reconciliation.without_other_tenants(tx, job.tenant, gateway)
+    return Done(report(ours, books, _period(job)))

@@ -36,10 +36,14 @@ class Refund:
         self._gateway = gateway
 
     async def call(self, job: Job[RefundPayment]) -> GatewayAnswer | Untraceable:
-        """Ask the gateway, under the refund's own id as the key, while it surely remembers it."""
+        """Ask the gateway; the refund's own id is the key, so that a repeat changes nothing.
+
+        Once the gateway may have forgotten the key, the refund is looked up instead.
+        """
         refund = job.payload
         if job.age > KEY_SECONDS:
-            return Untraceable()
+            found = await self._gateway.find_refund(refund.refund_id, refund.gateway_id)
+            return found or Untraceable()
         return await self._gateway.refund(refund.refund_id, refund.gateway_id, refund.amount)
 
     async def settle(
@@ -70,7 +74,7 @@ async def _refunded(
     if payment is None:
         return Refused(f"there is no payment {refund.payment_id}")
     if isinstance(answer, Untraceable):
-        return Dead(UNCERTAIN, "too old to be sent again: look for the refund at the gateway")
+        return Dead(UNCERTAIN, "too old to be sent again, and no trace at the gateway: look")
     if isinstance(answer, Unclear):
         return Retry(answer.error, answer.after)
     if isinstance(answer, Declined):

@@ -211,6 +211,15 @@ class Saga:
         answer = (await self.http.get("/sandbox/charges")).raise_for_status()
         return [charge for charge in answer.json()["data"] if charge["idempotency_key"] in keys]
 
+    async def refunds(self) -> list[Mapping[str, object]]:
+        """Return what the gateway gave back of this shop's charges."""
+        rows = await self.yard.sql(
+            "SELECT gateway_id FROM commerce.payment WHERE tenant = :t", t=self.tenant
+        )
+        intents = {row.gateway_id for row in rows}
+        answer = (await self.http.get("/sandbox/refunds")).raise_for_status()
+        return [refund for refund in answer.json()["data"] if refund["payment_intent"] in intents]
+
     async def mails(self) -> list[Mapping[str, object]]:
         """Return what the mail sink got for the customer."""
         answer = (await self.http.get("/sandbox/mails")).raise_for_status()

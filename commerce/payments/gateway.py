@@ -18,7 +18,7 @@ import aiohttp
 import stripe
 from pydantic import BaseModel, Field, HttpUrl, SecretStr
 
-from commerce.payments.reconciliation import Charge, Period
+from commerce.payments.reconciliation import Charge, Period, Refund, Statement
 from commerce.payments.rules import (
     Captured,
     Declined,
@@ -43,6 +43,9 @@ _DECLINED_STATUSES = {
     "requires_payment_method": "card_declined",
     "canceled": "canceled",
 }
+
+_GIVEN_BACK = {"succeeded", "pending"}
+"""What a refund is on its way to the card, and there."""
 
 stripe.enable_telemetry = False
 
@@ -149,45 +152,75 @@ class Gateway:
             return Declined(_DECLINED_STATUSES[found[0].status], found[0].id)
         return Unclear(f"the gateway says {found[0].status}") if found else None
 
-    async def captured(self, period: Period) -> list[Charge]:
-        """Return every charge that the gateway captured in the period or its margins.
+    async def find_refund(self, refund_id: UUID, gateway_id: str) -> GatewayAnswer | None:
+        """Look a refund up by our id among those of its charge; ``None`` if there is no trace."""
+        try:
+            listed = await self._newest("/v1/refunds", payment_intent=gateway_id)
+        except stripe.StripeError as error:
+            return Unclear(f"the look-up failed: {type(error).__name__}: {error}")
+        found = [r for r in listed if r.metadata.get("refund_id") == str(refund_id)]
+        return _given_back(found[0]) if found else None
+
+    async def statement(self, period: Period) -> Statement:
+        """Return all that the gateway captured and gave back in the period or its margins.
 
         Raises:
             stripe.StripeError: the gateway can't be read now.
         """
-        intents = await self._newest(until=period.since - Period.MARGIN)
-        return [
-            Charge(
-                payment_id=intent.metadata.get("payment_id", ""),
-                gateway_id=intent.id,
-                amount=intent.amount,
-                currency=intent.currency.upper(),
-                created=datetime.fromtimestamp(intent.created, UTC),
-            )
-            for intent in intents
-            if intent.status == "succeeded"
-        ]
+        since = period.since - Period.MARGIN
+        intents = await self._newest("/v1/payment_intents", until=since)
+        refunds = await self._newest("/v1/refunds", until=since)
+        return Statement(
+            charges=[
+                Charge(
+                    payment_id=intent.metadata.get("payment_id", ""),
+                    gateway_id=intent.id,
+                    amount=intent.amount,
+                    currency=intent.currency.upper(),
+                    created=datetime.fromtimestamp(intent.created, UTC),
+                )
+                for intent in intents
+                if intent.status == "succeeded"
+            ],
+            refunds=[
+                Refund(
+                    refund_id=refund.metadata.get("refund_id", ""),
+                    charge_id=refund.payment_intent or "",
+                    gateway_id=refund.id,
+                    amount=refund.amount,
+                    currency=refund.currency.upper(),
+                    created=datetime.fromtimestamp(refund.created, UTC),
+                )
+                for refund in refunds
+                if refund.status in _GIVEN_BACK
+            ],
+        )
 
-    async def _search(self, payment_id: UUID) -> list[_Intent]:
+    async def _search(self, payment_id: UUID) -> list[_Found]:
         query = f"metadata['payment_id']:'{payment_id}'"
         try:
             return (await self._get("/v1/payment_intents/search", query=query)).data
         except stripe.InvalidRequestError:
             # Not every gateway that speaks this protocol can search.
-            return await self._newest(pages=LOOKUP_PAGES)
+            return await self._newest("/v1/payment_intents", pages=LOOKUP_PAGES)
 
     async def _newest(
-        self, *, until: datetime | None = None, pages: int | None = None
-    ) -> list[_Intent]:
-        """Return intents, newest first, back to a time or over a number of pages."""
-        intents: list[_Intent] = []
+        self,
+        path: str,
+        *,
+        until: datetime | None = None,
+        pages: int | None = None,
+        **parameters: object,
+    ) -> list[_Found]:
+        """Return what a list holds, newest first, back to a time or over a number of pages."""
+        found: list[_Found] = []
         for _ in count() if pages is None else range(pages):
-            after = {"starting_after": intents[-1].id} if intents else {}
-            page = await self._get("/v1/payment_intents", limit=100, **after)
-            intents += page.data
-            if not page.has_more or (until and intents[-1].created < until.timestamp()):
+            after = {"starting_after": found[-1].id} if found else {}
+            page = await self._get(path, limit=100, **parameters, **after)
+            found += page.data
+            if not page.has_more or (until and found[-1].created < until.timestamp()):
                 break
-        return intents
+        return found
 
     async def _get(self, path: str, **parameters: object) -> _Page:
         return _Page.model_validate(
@@ -213,12 +246,33 @@ class Gateway:
         if intent.status not in _DECLINED_STATUSES:
             return Unclear(f"the gateway says {intent.status}")
         if intent.status != "canceled":
-            await self._post(f"/v1/payment_intents/{intent.id}/cancel", cancel_key(payment_id))
+            return await self._call_off(payment_id, intent)
+        return Declined(_DECLINED_STATUSES[intent.status], intent.id)
+
+    async def _call_off(self, payment_id: UUID, intent: _Reply) -> GatewayAnswer:
+        """Cancel what nobody is there to confirm: it must not be charged one day."""
+        address = f"/v1/payment_intents/{intent.id}"
+        try:
+            await self._post(f"{address}/cancel", cancel_key(payment_id))
+        except stripe.InvalidRequestError as error:
+            if error.http_status != HTTPStatus.BAD_REQUEST:
+                raise
+            # Refused where it has been cancelled already or is past it ("Cancel a PaymentIntent",
+            # docs.stripe.com/api): no verdict on the charge, which may have succeeded meanwhile.
+            reply = await self._client.raw_request_async("get", address)
+            status = _Reply.model_validate(reply.data).status
+            if status == "succeeded":
+                return Captured(intent.id)
+            if status != "canceled":
+                return Unclear(f"the gateway says {status}, and that it can't be cancelled")
         return Declined(_DECLINED_STATUSES[intent.status], intent.id)
 
     async def refund(self, refund_id: UUID, gateway_id: str, amount: int) -> GatewayAnswer:
         """Give ``amount`` minor units of a charge back, once, however often it's called."""
-        return await _answer(self._refund(refund_id, gateway_id, amount))
+        answer = await _answer(self._refund(refund_id, gateway_id, amount))
+        if isinstance(answer, Unclear) and answer.stored:
+            return await self.find_refund(refund_id, gateway_id) or answer  # as with a charge
+        return answer
 
     async def _refund(self, refund_id: UUID, gateway_id: str, amount: int) -> GatewayAnswer:
         refund = await self._post(
@@ -228,9 +282,7 @@ class Gateway:
             amount=amount,
             metadata={"refund_id": str(refund_id)},
         )
-        if refund.status in {"succeeded", "pending"}:
-            return Captured(refund.id)
-        return Declined(refund.failure_reason or f"refund {refund.status}", refund.id)
+        return _given_back(refund)
 
     async def _post(self, path: str, key: str, **parameters: object) -> _Reply:
         # The package's raw request signs, encodes, and raises what its typed methods would, but
@@ -249,25 +301,30 @@ class _Reply(BaseModel):
     failure_reason: str | None = None
 
 
-class _Intent(BaseModel):
-    """What we read of a PaymentIntent that was found."""
+class _Found(_Reply):
+    """What we read of a PaymentIntent or a Refund that was found."""
 
-    id: str
-    status: str
     amount: int
     currency: str
     created: int
+    payment_intent: str | None = None
     metadata: dict[str, str] = {}
 
 
 class _Page(BaseModel):
     """A page of a list or a search."""
 
-    data: list[_Intent]
+    data: list[_Found]
     has_more: bool = False
 
 
-def _is_of(intent: _Intent, payment_id: UUID) -> bool:
+def _given_back(refund: _Reply) -> GatewayAnswer:
+    if refund.status in _GIVEN_BACK:
+        return Captured(refund.id)
+    return Declined(refund.failure_reason or f"refund {refund.status}", refund.id)
+
+
+def _is_of(intent: _Found, payment_id: UUID) -> bool:
     return intent.metadata.get("payment_id") == str(payment_id)
 
 

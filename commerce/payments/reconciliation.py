@@ -1,11 +1,14 @@
-"""Compares the gateway's charges with our books, both ways, and only reports: a person repairs."""
+"""Compares what the gateway took and gave back with our books, both ways, and only reports.
+
+Which side is right, and what has to be mended, is a person's question.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from pydantic import JsonValue
 from sqlalchemy import text
@@ -25,12 +28,45 @@ class Charge:
     currency: str
     created: datetime = field(compare=False)
 
+    @property
+    def name(self) -> str:
+        """What both sides know it by: an id of the gateway's that our books keep."""
+        return self.gateway_id
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Money given back, as one of the two sides has it; ``gateway_id`` is not in our books."""
+
+    refund_id: str
+    charge_id: str
+    gateway_id: str = field(compare=False)
+    amount: int
+    currency: str
+    created: datetime = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """What both sides know it by: our id, which one made by hand at the gateway lacks."""
+        return self.refund_id or self.gateway_id
+
+
+Movement = TypeVar("Movement", Charge, Refund)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The money that moved in a period and its margins, as one of the two sides has it."""
+
+    charges: Sequence[Charge]
+    refunds: Sequence[Refund]
+
 
 @dataclass(frozen=True, slots=True)
 class Period:
     """From ``since`` until before ``until``, best an hour ago: what is under way differs.
 
-    A charge belongs to the period by either side's clock; its other half may lie up to a day off.
+    What moved belongs to the period by either side's clock; its other half may lie up to a day off.
     """
 
     since: datetime
@@ -38,22 +74,24 @@ class Period:
 
     MARGIN: ClassVar[timedelta] = timedelta(days=1)
 
-    def __contains__(self, charge: Charge) -> bool:
-        return self.since <= charge.created < self.until
+    def __contains__(self, moved: Charge | Refund) -> bool:
+        return self.since <= moved.created < self.until
 
 
 @dataclass(frozen=True, slots=True)
-class Differences:
+class Differences(Generic[Movement]):
     """What one side has and the other hasn't, or has otherwise."""
 
-    gateway_only: Sequence[Charge]
-    books_only: Sequence[Charge]
-    otherwise: Sequence[tuple[Charge, Charge]]
+    gateway_only: Sequence[Movement]
+    books_only: Sequence[Movement]
+    otherwise: Sequence[tuple[Movement, Movement]]
+
+    def __bool__(self) -> bool:
+        return bool(self.gateway_only or self.books_only or self.otherwise)
 
     def report(self) -> dict[str, JsonValue]:
-        """Return them as a job's result."""
+        """Return them as a part of a job's result."""
         return {
-            "balanced": not (self.gateway_only or self.books_only or self.otherwise),
             "gateway_only": _listed(self.gateway_only),
             "books_only": _listed(self.books_only),
             "otherwise": [
@@ -68,34 +106,52 @@ class Differences:
         }
 
 
-def _listed(charges: Sequence[Charge]) -> list[JsonValue]:
-    return [_shown(charge) for charge in charges[:MOST_REPORTED]]
+def _listed(moved: Sequence[Charge] | Sequence[Refund]) -> list[JsonValue]:
+    return [_shown(one) for one in moved[:MOST_REPORTED]]
 
 
-def _shown(charge: Charge) -> dict[str, JsonValue]:
-    return asdict(charge) | {"created": charge.created.isoformat()}
+def _shown(moved: Charge | Refund) -> dict[str, JsonValue]:
+    return asdict(moved) | {"created": moved.created.isoformat()}
 
 
-def compare(gateway: Iterable[Charge], books: Iterable[Charge], period: Period) -> Differences:
-    """Match charges by the gateway's id, and by nothing else: it is the one name both sides share.
+def report(gateway: Statement, books: Statement, period: Period) -> dict[str, JsonValue]:
+    """Return what differs as a job's result: whether anything does, and what, of either kind."""
+    charges = compare(gateway.charges, books.charges, period)
+    refunds = compare(gateway.refunds, books.refunds, period)
+    return {
+        "balanced": not charges and not refunds,
+        "charges": charges.report()
+        | {"captured": len(gateway.charges), "booked": len(books.charges)},
+        "refunds": refunds.report()
+        | {"given_back": len(gateway.refunds), "booked": len(books.refunds)},
+    }
 
-    Both sides are given with the period's margins; only what lies inside can differ.
+
+def compare(
+    gateway: Iterable[Movement], books: Iterable[Movement], period: Period
+) -> Differences[Movement]:
+    """Match by the one name that both sides share, and by nothing else.
+
+    Both sides are given with the period's margins; only what lies inside can differ. What the
+    gateway did twice under one name is in our books once: the second is the gateway's alone.
     """
-    theirs = {charge.gateway_id: charge for charge in gateway}
-    ours = {charge.gateway_id: charge for charge in books}
+    ours = {moved.name: moved for moved in books}
+    theirs: dict[str, Movement] = {}
+    again = [moved for moved in gateway if theirs.setdefault(moved.name, moved) is not moved]
+    alone = [moved for name, moved in theirs.items() if name not in ours]
     return Differences(
-        gateway_only=[c for key, c in theirs.items() if key not in ours and c in period],
-        books_only=[c for key, c in ours.items() if key not in theirs and c in period],
+        gateway_only=[moved for moved in alone + again if moved in period],
+        books_only=[m for name, m in ours.items() if name not in theirs and m in period],
         otherwise=[
-            (charge, ours[key])
-            for key, charge in theirs.items()
-            if key in ours and charge != ours[key] and charge in period
+            (moved, ours[name])
+            for name, moved in theirs.items()
+            if name in ours and moved != ours[name] and moved in period
         ],
     )
 
 
 # What counts is the ledger: a payment that says it succeeded and was never booked is a difference.
-_BOOKED = text("""
+_CAPTURED = text("""
     SELECT p.id::text, coalesce(p.gateway_id, ''), t.amount, t.currency, p.created_at
       FROM commerce.transfer t
       JOIN commerce.payment p ON p.id = t.payment_id
@@ -103,25 +159,54 @@ _BOOKED = text("""
        AND p.created_at >= :since AND p.created_at < :until
 """)
 
-_KNOWN = text("""
-    SELECT id::text FROM commerce.payment
-     WHERE tenant <> :tenant AND id = ANY(CAST(:ids AS uuid[]))
+_GIVEN_BACK = text("""
+    SELECT split_part(t.code, ':', 2), coalesce(p.gateway_id, ''), '', t.amount, t.currency,
+           t.created_at
+      FROM commerce.transfer t
+      JOIN commerce.payment p ON p.id = t.payment_id
+     WHERE t.tenant = :tenant AND starts_with(t.code, 'refund:')
+       AND t.created_at >= :since AND t.created_at < :until
+""")
+
+# By either name: a charge that was never booked has no gateway's id in our rows. A payment of
+# somebody who shares the gateway's account with us may be named in any form. No index on the
+# gateway's ids: a report reads all payments anyway, and is rare.
+_OTHERS = text("""
+    SELECT id::text AS payment_id, gateway_id FROM commerce.payment
+     WHERE tenant <> :tenant
+       AND (gateway_id = ANY(CAST(:charges AS text[]))
+            OR id = ANY(ARRAY(SELECT CAST(given AS uuid)
+                                FROM unnest(CAST(:payments AS text[])) AS given
+                               WHERE pg_input_is_valid(given, 'uuid'))))
 """)
 
 
-async def booked(tx: AsyncSession, tenant: int, period: Period) -> list[Charge]:
-    """Return what the ledger has captured of payments created in the period or its margins."""
-    rows = await tx.execute(
-        _BOOKED,
-        {
-            "tenant": tenant,
-            "since": period.since - Period.MARGIN,
-            "until": period.until + Period.MARGIN,
-        },
+async def booked(tx: AsyncSession, tenant: int, period: Period) -> Statement:
+    """Return what the ledger has of payments and refunds made in the period or its margins."""
+    parameters = {
+        "tenant": tenant,
+        "since": period.since - Period.MARGIN,
+        "until": period.until + Period.MARGIN,
+    }
+    charges = await tx.execute(_CAPTURED, parameters)
+    refunds = await tx.execute(_GIVEN_BACK, parameters)
+    return Statement([Charge(*row) for row in charges], [Refund(*row) for row in refunds])
+
+
+async def without_other_tenants(tx: AsyncSession, tenant: int, gateway: Statement) -> Statement:
+    """Leave out what is known to be other tenants': the gateway's account is shared by all."""
+    parameters = {
+        "tenant": tenant,
+        "payments": [charge.payment_id for charge in gateway.charges],
+        "charges": [charge.gateway_id for charge in gateway.charges]
+        + [refund.charge_id for refund in gateway.refunds],
+    }
+    others = (await tx.execute(_OTHERS, parameters)).all()
+    payments = {row.payment_id for row in others}
+    charges = {row.gateway_id for row in others} | {
+        charge.gateway_id for charge in gateway.charges if charge.payment_id in payments
+    }
+    return Statement(
+        [charge for charge in gateway.charges if charge.gateway_id not in charges],
+        [refund for refund in gateway.refunds if refund.charge_id not in charges],
     )
-    return [Charge(*row) for row in rows]
-
-
-async def of_other_tenants(tx: AsyncSession, tenant: int, payment_ids: Sequence[str]) -> set[str]:
-    """Return which of the payments are other tenants': the gateway's account is shared by all."""
-    return set(await tx.scalars(_KNOWN, {"tenant": tenant, "ids": list(payment_ids)}))

@@ -100,8 +100,8 @@ async def test_refunds_asked_for_at_once_never_come_to_more_than_was_paid(saga: 
     assert await saga.refunded(order) == 1_200
 
 
-@pytest.mark.parametrize("fault", ["charge_then_drop", "charge_then_500"])
-async def test_a_refund_that_may_have_happened_is_asked_again_under_its_key(
+@pytest.mark.parametrize("fault", ["charge_then_drop", "charge_then_500", "stored_500", "500"])
+async def test_a_refund_that_may_have_happened_is_asked_again_or_looked_up_under_its_key(
     saga: Saga, fault: str
 ) -> None:
     order = await paid_order(saga)
@@ -112,9 +112,28 @@ async def test_a_refund_that_may_have_happened_is_asked_again_under_its_key(
         await refund(saga, order, 1_000)
     await saga.hurry()
     await saga.finish()
-    if fault == "charge_then_drop":  # else the key repeats its error until somebody looks
-        assert await saga.refunded(order) == 500
-        assert await saga.ledger() == [CAPTURE, refunded(500)]
+    happened = fault != "stored_500"  # an error that was nothing else is kept for a key's life
+    assert len(await saga.refunds()) == happened
+    assert await saga.refunded(order) == 500 * happened
+    assert await saga.ledger() == [CAPTURE, *[refunded(500)] * happened]
+
+
+@pytest.mark.parametrize("fault", ["charge_then_drop", "charge_then_500", "500"])
+async def test_a_refund_whose_key_has_aged_is_looked_up_and_never_sent_again(
+    saga: Saga, fault: str
+) -> None:
+    order = await paid_order(saga)
+    await refund(saga, order, 500)
+    await saga.fault(fault)
+    await saga.deliver(RefundPayment.kind)
+    await saga.fault("forget_keys")
+    await saga.yard.sql("UPDATE goodsyard.job SET started_at = now() - interval '21 hours'")
+    await saga.hurry()
+    await saga.finish()
+    happened = fault != "500"
+    assert len(await saga.refunds()) == happened
+    assert await saga.ledger() == [CAPTURE, *[refunded(500)] * happened]
+    assert await saga.live_jobs() == ([] if happened else [(RefundPayment.kind, "dead")])
 
 
 async def test_a_cancel_after_a_partial_refund_gives_back_the_rest(saga: Saga) -> None:

@@ -123,8 +123,7 @@ class GatewayModel(stripe.HTTPClient):
             status, body = self._refund(wanted)
         else:
             raise AssertionError(f"nobody should call {path}")
-        # Only charges: they are found by a search, a refund is not and stays unclear for ever.
-        if fault == "stored 500" and path == "/v1/payment_intents":
+        if fault == "stored 500":
             status, body = 500, _error("api_error")
         self._keys[key] = _Remembered(self.now() + KEY_SECONDS, wanted, status, body)
         return None if fault == "lose" else _reply(status, body)
@@ -156,9 +155,24 @@ class GatewayModel(stripe.HTTPClient):
             f"re_{next(self._numbers)}", wanted["metadata[refund_id]"], amount, self.now(), intent
         )
         self.refunds.append(refund)
-        return 200, {"id": refund.id, "status": "succeeded"}
+        return 200, self._as_refund(refund)
+
+    def _as_refund(self, refund: Money) -> dict[str, object]:
+        return {
+            "id": refund.id,
+            "status": "succeeded",
+            "amount": refund.amount,
+            "currency": self._intents[refund.intent]["currency"],
+            "created": int(refund.created),
+            "payment_intent": refund.intent,
+            "metadata": {"refund_id": refund.of},
+        }
 
     def _read(self, path: str, query: dict[str, str]) -> Reply:
+        if path == "/v1/refunds":
+            intent = query.get("payment_intent")
+            refunds = [one for one in reversed(self.refunds) if intent in {None, one.intent}]
+            return _reply(200, {"data": [self._as_refund(one) for one in refunds]})
         found = list(reversed(self._intents.values()))
         if path.endswith("/search"):
             asked = _QUERY.fullmatch(query["query"])
