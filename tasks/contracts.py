@@ -69,7 +69,7 @@ class RefundPayment(Contract):
 
 
 class ReconcilePayments(Contract):
-    """Compare the gateway's charges of a period with the ledger; the result is the report."""
+    """Compare the gateway's charges and refunds of a period with the ledger: a report."""
 
     kind: ClassVar[str] = "payments.reconcile"
     effect: ClassVar[Effect] = Effect.EXTERNAL
