@@ -24,6 +24,14 @@ class Sandbox:
         """Return every delivery of a mail, in order."""
         return self._log("mails")
 
+    def refunds(self) -> list[Entry]:
+        """Return what was given back, in order."""
+        return self._log("refunds")
+
+    def calls(self) -> list[Entry]:
+        """Return every call that would change something, refused ones included, in order."""
+        return self._log("calls")
+
     def misbehave(self, fault: str, *, count: int = 1, seconds: float | None = None) -> None:
         """Make the next ``count`` calls go wrong, as ``POST /sandbox/faults`` says."""
         order = {"fault": fault, "count": count, "seconds": seconds}
@@ -31,6 +39,10 @@ class Sandbox:
 
     def behave(self) -> None:
         """Make no further call go wrong."""
+        self._client.delete("/sandbox/faults").raise_for_status()
+
+    def behave(self) -> None:
+        """Let nothing go wrong any more."""
         self._client.delete("/sandbox/faults").raise_for_status()
 
     def close(self) -> None:
