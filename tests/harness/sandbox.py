@@ -41,10 +41,6 @@ class Sandbox:
         """Make no further call go wrong."""
         self._client.delete("/sandbox/faults").raise_for_status()
 
-    def behave(self) -> None:
-        """Let nothing go wrong any more."""
-        self._client.delete("/sandbox/faults").raise_for_status()
-
     def close(self) -> None:
         """Ask no more."""
         self._client.close()
