@@ -59,7 +59,8 @@ test: install ## the test suite, against servers it starts itself; ten minutes a
 
 .PHONY: faults
 faults: install ## every row of the fault matrix, those that take their time included
-	@$(RUN) pytest tests/faults tests/nodes $(ARGS)
+	@$(RUN) pytest tests/faults --junit-xml=.faults.xml $(ARGS)
+	@$(RUN) tests.matrix .faults.xml > docs/proof/faults.md
 
 .PHONY: soak
 soak: MINUTES ?= 30
@@ -103,5 +104,5 @@ lock: install ## lock again after a change in pyproject.toml; ARGS=--upgrade tak
 
 .PHONY: clean
 clean: ## remove what make made; the data of `make up` stays
-	@rm -rf $(VENV) .demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) .demo .faults.xml .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

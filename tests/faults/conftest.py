@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,3 +124,18 @@ def wired_shop(wired: Wired) -> Iterator[Shop]:
     """A shop of this test's own on the system behind proxies."""
     with wired.shop() as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def _row_in_the_report(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
+    """Note in the report which row of the matrix a test stands for."""
+    for mark in request.node.iter_markers("row"):
+        record_property("row", mark.kwargs["number"])
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str, float], None]:
+    """Note in the report what something took, in seconds: ``measured("all sent again", 0.4)``."""
+    return lambda what, seconds: record_property("recovery", f"{what}: {seconds:.1f} s")

@@ -195,10 +195,12 @@ class Proxy:
                 return
             self._links.add(link)
             try:
-                await asyncio.gather(
-                    self._pass_on(link, reader, server, self._hears),
-                    self._pass_on(link, answers, client, self._answers),
-                )
+                # Cancelled when the proxy closes; Python 3.11 would report that as an error.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.gather(
+                        self._pass_on(link, reader, server, self._hears),
+                        self._pass_on(link, answers, client, self._answers),
+                    )
             finally:
                 self._links.discard(link)
                 link.client.transport.abort()

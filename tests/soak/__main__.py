@@ -135,7 +135,7 @@ def _report(site: Site, customers: Customers, recoveries: Recoveries, drained: f
     ):
         summary.add_row(name, str(value))
     _console.print(summary)
-    for finding in wrong:
+    for finding in wrong[:20]:
         _console.print(finding, markup=False)
     return 1 if wrong else 0
 

@@ -21,7 +21,7 @@ _ASK_AGAIN = frozenset({409, 429, 500, 502, 503, 504})
 _MIX = (
     ("payment_failed", "CD", 1, 1_999, "pm_card_chargeDeclined"),
     ("paid", "CD", 1, 0, "pm_card_visa"),
-    ("rejected", "sold out", 1, 1_999, "pm_card_visa"),
+    ("rejected", "sold-out", 1, 1_999, "pm_card_visa"),
     *7 * (("paid", "CD", 2, 1_499, "pm_card_visa"),),
 )
 
