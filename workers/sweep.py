@@ -6,6 +6,7 @@ Apart from the relay's rounds, so that a slow sweep delays no dispatch.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -28,6 +29,9 @@ from workers import broker
 SWEEP_SECONDS = 1.0
 EPOCH_SECONDS = 0.2
 """How often Redis is asked whether it still remembers us: a flush is made good within a second."""
+CLAIM_SECONDS = 2.0
+"""How long a worker may take from a message to its claim: who has just taken one has a job in hand
+that is neither in the queue nor claimed, and in an overloaded system is overdue as well."""
 TIDY_SECONDS = 3_600.0
 
 _log = structlog.get_logger(__name__)
@@ -76,6 +80,7 @@ class Sweep:
         self._contracts = list(kinds)
         self._informed = informed
         self._tidied = float("-inf")
+        self._heads: deque[tuple[float, Mapping[str, float]]] = deque()
         # While Postgres was away nobody could claim or beat: what looks overdue right afterwards
         # is given the time in which a live worker would answer.
         self._trusted_from = 0.0
@@ -103,6 +108,7 @@ class Sweep:
         """Look around, bring back what nobody answers for, and once an hour tidy up."""
         live = await self._look_around()
         now = asyncio.get_running_loop().time()
+        await self._look_at_queues(live, now)
         if now >= self._trusted_from:
             await self._return_overdue(live)
         if now - self._tidied >= TIDY_SECONDS:
@@ -136,10 +142,18 @@ class Sweep:
         self._informed.situation = Situation(workers, limited, paused)
         return set(workers)
 
+    async def _look_at_queues(self, live: set[str], now: float) -> None:
+        sent = {queue: await broker.oldest_sent_at(self._redis, queue) for queue in live}
+        self._heads.append((now, {queue: at for queue, at in sent.items() if at is not None}))
+        while self._heads[0][0] < now - CLAIM_SECONDS:
+            self._heads.popleft()
+
     async def _return_overdue(self, live: set[str]) -> None:
         reachable = [c for c in self._contracts if c.policy.queue in live]
-        sent = {queue: await broker.oldest_sent_at(self._redis, queue) for queue in live}
-        queued_since = {queue: at for queue, at in sent.items() if at is not None}
+        queued_since: dict[str, float] = {}
+        for _, heads in self._heads:
+            for queue, at in heads.items():
+                queued_since[queue] = min(at, queued_since.get(queue, at))
         while True:
             async with self._sessions.begin() as tx:
                 returned = await sweeper.return_overdue(tx, reachable, queued_since)
