@@ -16,8 +16,9 @@ from celery.worker import WorkController
 
 from goodsyard.dropped import Reason
 from tasks import contracts
-from workers import logging, messages, runtime, tally
+from workers import logging, messages, runtime, tally, transport
 
+transport.install()
 app = Celery("goodsyard")
 app.config_from_object("celeryconfig")
 

@@ -205,6 +205,22 @@ class Shop:
             error.add_note(f"logs: {self.logs}")
             raise
 
+    def until_sent_again(self, seconds: float = PATIENCE) -> None:
+        """Wait until nothing waits for a worker under the message it was last sent with."""
+        query = "SELECT id, fence FROM goodsyard.job"
+        query += " WHERE tenant = %(tenant)s AND state = 'dispatched'"
+
+        def dispatched() -> set[tuple[object, object]]:
+            return {(row["id"], row["fence"]) for row in self.rows(query)}
+
+        sent = dispatched()
+        self.until(lambda: not sent & dispatched(), f"{len(sent)} jobs to be sent again", seconds)
+
+    def dropped(self) -> Counter[str]:
+        """Return what all workers of the system, whoever's orders they work on, have dropped."""
+        rows = self.rows("SELECT reason, count FROM goodsyard.dropped")
+        return Counter({row["reason"]: row["count"] for row in rows})
+
     def most_lost(self) -> int:
         """Return the most deliveries that any one job has lost."""
         most: int = self.value("""
