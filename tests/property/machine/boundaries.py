@@ -52,6 +52,8 @@ class Actor:
     ahead: int = 0
     """Boundaries that it passes before it stops."""
     passed: int = 0
+    asking: bool = False
+    """Whether Postgres owes it an answer."""
     dead: bool = False
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)  # Any: whatever they return
 
@@ -123,7 +125,8 @@ class Boundaries:
         except DBAPIError:
             pass  # a process would say that Postgres was away; the rows say what remains to do
         except Exception as error:  # noqa: BLE001 - a law will fail of it
-            self.raised.append(f"{actor.name}: {type(error).__name__}: {error}")
+            if not actor.dead:
+                self.raised.append(f"{actor.name}: {type(error).__name__}: {error}")
 
     def let_go(self, stop: Stop, fate: Fate = Fate.GO_ON, ahead: int = 0) -> None:
         """Let an actor go on from a boundary, and pass so many more."""
@@ -146,12 +149,11 @@ class Boundaries:
         raise AssertionError(f"they would not die: {[actor.name for actor in actors]}")
 
     def held_up_at_once(self) -> list[str]:
-        """Return who was handed a message and has got no further than to its claim."""
-        standing = {stop.actor for stop in self.stops}
+        """Return who was handed a message and waits for a lock to claim it."""
         return [
             actor.name
             for actor in self.actors
-            if actor.deliveries and actor.tasks and not actor.passed and actor not in standing
+            if actor.deliveries and actor.asking and not actor.passed and not actor.dead
         ]
 
     async def stop(self, where: str, backend: int | None = None) -> Fate:
@@ -175,8 +177,10 @@ class Boundaries:
     def watch(self, engine: AsyncEngine) -> None:
         """Stop transactions of ``engine`` where they hold something, and where they commit."""
         event.listen(engine.sync_engine, "begin", self._begun)
+        event.listen(engine.sync_engine, "before_cursor_execute", self._executing)
         event.listen(engine.sync_engine, "after_cursor_execute", self._executed)
         event.listen(engine.sync_engine, "commit", self._committing)
+        event.listen(engine.sync_engine, "rollback", self._rolled_back)
 
     def _begun(self, connection: Connection) -> None:
         connection.info["holds"] = False
@@ -186,6 +190,20 @@ class Boundaries:
             cursor.close()
             connection.info["shift"] = self.shift
 
+        actor = _actor.get()
+        # To stop before the first claim would be to deliver later.
+        if actor is not None and actor.deliveries and actor.passed:
+            await_only(self.stop("begin"))
+
+    def _rolled_back(self, connection: Connection) -> None:
+        if not connection.invalidated:
+            connection.info.pop("shift", None)  # what was set is undone as well
+
+    def _executing(self, *_: object) -> None:
+        actor = _actor.get()
+        if actor is not None:
+            actor.asking = True
+
     def _executed(
         self,
         connection: Connection,
@@ -193,6 +211,9 @@ class Boundaries:
         statement: str,
         *_: object,
     ) -> None:
+        actor = _actor.get()
+        if actor is not None:
+            actor.asking = False
         if not connection.info["holds"] and _HOLDS.search(statement):
             connection.info["holds"] = True
             if await_only(self.stop("locked", _backend(connection))) is not Fate.GO_ON:

@@ -241,9 +241,10 @@ class Shop:
             since[message.queue] = min(oldest, message.sent_at)
         return since
 
-    def forget(self, ahead: int = AT_ONCE) -> None:
-        """Lose all queues at once, and find out."""
-        self.broker.clear()
+    def forget(self, *, restored: bool, ahead: int = AT_ONCE) -> None:
+        """Lose all queues at once, and find out; they may be ``restored`` from before."""
+        if not restored:
+            self.broker.clear()
         self.boundaries.start(Actor("reset", ahead=ahead), self._reset_dispatched())
 
     async def _reset_dispatched(self) -> None:
@@ -273,6 +274,13 @@ class Shop:
         for actor in self.boundaries.actors:
             if actor.process is process:
                 actor.ahead = 0
+
+    def fall_silent(self, process: Process) -> None:
+        """Be stopped for long enough to lose all claims, and go on without a notion of it."""
+        self.freeze(process)
+        self.advance(sweeper.SILENT_SECONDS + 1)
+        self.sweep()
+        self.thaw(process)
 
     def thaw(self, process: Process) -> None:
         """Let it go on as if nothing had been."""
@@ -305,14 +313,14 @@ class Shop:
             idle = [stop.backend for stop in self.boundaries.stops if stop.backend is not None]
             if idle:
                 self.books.end(idle)
-        if seconds >= WIRE_SECONDS:
-            self.gateway.late.clear()
         self.elapsed += seconds
         self.boundaries.shift += seconds
         self.loop.now += seconds
         self.books.set_clock(self.boundaries.shift)
         self._beat()
         self.loop.until_still()
+        if seconds >= WIRE_SECONDS:
+            self.gateway.late.clear()
 
     # The end
 
@@ -323,8 +331,10 @@ class Shop:
         for process in self.processes:
             process.frozen = False
         self._beat()
+        for actor in self.boundaries.actors:
+            actor.ahead = AT_ONCE
         while self.boundaries.stops:
-            self.boundaries.let_go(self.boundaries.stops[0], ahead=AT_ONCE)
+            self.boundaries.let_go(self.boundaries.stops[0])
         while self.gateway.late:
             self.gateway.arrive(0)
         self.advance(2.0)  # what waits for its neighbours, or for its next try
