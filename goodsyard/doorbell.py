@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import redis.asyncio
@@ -22,11 +23,43 @@ CHANGED = "goodsyard:changed"
 _log = structlog.get_logger(__name__)
 
 
+class _SaysSoIfCut:
+    """A connection of redis-py's that reports a reset as such under uvloop, too.
+
+    uvloop answers a write to a transport that a reset has closed with a RuntimeError, which
+    redis-py 8 passes on as it is: to its callers that isn't Redis being away, it is a bug.
+    """
+
+    async def send_packed_command(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        """Send, as redis-py does (the arguments are its own).
+
+        Raises:
+            redis.ConnectionError: the connection is gone; the pool makes it anew.
+        """
+        try:
+            # The class beside this one has it.
+            await super().send_packed_command(*arguments, **options)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise redis.ConnectionError(str(error)) from error
+
+
+class _Connection(_SaysSoIfCut, redis.asyncio.Connection):
+    """Plain."""
+
+
+class _SSLConnection(_SaysSoIfCut, redis.asyncio.SSLConnection):
+    """Encrypted."""
+
+
 def connect(url: str) -> redis.asyncio.Redis:
     """Return a Redis client whose every call ends within a second or two, come what may."""
-    return redis.asyncio.Redis.from_url(
+    client = redis.asyncio.Redis.from_url(
         url, decode_responses=True, socket_timeout=1.0, socket_connect_timeout=1.0
     )
+    pool = client.connection_pool
+    encrypted = issubclass(pool.connection_class, redis.asyncio.SSLConnection)
+    pool.connection_class = _SSLConnection if encrypted else _Connection
+    return client
 
 
 class Doorbell:

@@ -36,6 +36,8 @@ class _Link:
     server: asyncio.StreamWriter
     answered: int = 0
     """Bytes of the server's that the client has got."""
+    forgotten: bool = False
+    """Whether it leads nowhere any more."""
 
     def reset(self) -> None:
         """End both with an RST: whoever reads or writes next gets an error, not an end of file."""
@@ -54,6 +56,7 @@ class _Weather:
     delay: float = 0.0
     rate: float | None = None
     silent: bool = False
+    silent_from: bytes | None = None
     refusing: bool = False
     cut_question: bytes | None = None
     cut_answer: bytes | None = None
@@ -100,6 +103,10 @@ class Proxy:
         """Pass nothing on, in either direction; connections stay, and are still accepted."""
         self._change(_Weather(silent=True))
 
+    def fall_silent_at(self, question: bytes) -> None:
+        """Fall silent once a client says ``question``, before the server hears it."""
+        self._change(_Weather(silent_from=question))
+
     def refuse(self) -> None:
         """End all connections with an RST, and new ones as soon as they are made."""
         self._change(_Weather(refusing=True))
@@ -128,6 +135,18 @@ class Proxy:
 
         return self._on_loop(reset)
 
+    def forget(self) -> None:
+        """Pass nothing on over the connections there are, ever, as a firewall that lost its table.
+
+        Neither end is told; new connections are as good as any.
+        """
+
+        def forget() -> None:
+            for link in self._links:
+                link.forgotten = True
+
+        self._on_loop(forget)
+
     def half_close(self) -> int:
         """Tell the server that its clients will say no more, while they go on; return how many."""
 
@@ -150,6 +169,10 @@ class Proxy:
             yield self
         finally:
             self.heal()
+
+    def until_silent(self, seconds: float = 60.0) -> None:
+        """Wait until nothing is passed on any more."""
+        wait_until(lambda: self._weather.silent, "the line to fall silent", seconds)
 
     def until_cut(self, count: int, seconds: float = 60.0) -> None:
         """Wait until ``count`` connections were cut at a named point, since the beginning."""
@@ -220,7 +243,11 @@ class Proxy:
                 weather = self._weather
                 if weather.delay:
                     await asyncio.sleep(weather.delay)
+                if weather.silent_from is not None and weather.silent_from in data:
+                    self._become(_Weather(silent=True))
                 await self._speaks.wait()
+                if link.forgotten:
+                    continue
                 if not passes(link, data):
                     link.reset()
                     return
@@ -254,11 +281,11 @@ class Proxy:
         return True
 
     def _change(self, weather: _Weather) -> None:
-        def change() -> None:
-            self._weather = weather
-            (self._speaks.clear if weather.silent else self._speaks.set)()
+        self._on_loop(lambda: self._become(weather))
 
-        self._on_loop(change)
+    def _become(self, weather: _Weather) -> None:
+        self._weather = weather
+        (self._speaks.clear if weather.silent else self._speaks.set)()
 
     def _on_loop(self, work: Callable[[], T]) -> T:
         async def run() -> T:
