@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from celery import Celery
 from redis import Redis
 
+from ops.embedded.ports import LOOPBACK, free_port
 from tests.faults.conftest import System
+from tests.harness.caller import Caller
 from tests.harness.invariants import assert_invariants
 from tests.harness.programs import PATIENCE, Running
 from tests.harness.shop import Shop
@@ -19,22 +22,135 @@ from tests.processes import wait_until
 pytestmark = pytest.mark.faults
 
 
-def test_a_broker_killed_under_load_ends_no_worker_and_loses_nothing(
+@pytest.mark.row(number=7)
+def test_a_broker_restarted_empty_is_filled_again_within_three_seconds_and_ends_no_worker(
     system: System, shop: Shop
 ) -> None:
     node, relay = system.worker.pid, system.relay.pid
-    shop.order(400)
-    for charges in (50, 100, 150, 200, 250):
-        shop.until_charged(charges)
-        os.kill(system.valkey.pid, signal.SIGKILL)
-        system.valkey.stop()
-        system.valkey.start()
+    took = []
+    api = system.cluster.api()
+    api.until_ready()
+    with api, Caller(api, shop) as caller:
+        shop.order(400)
+        for charges in (50, 100, 150, 200, 250):
+            shop.until_charged(charges)
+            os.kill(system.valkey.pid, signal.SIGKILL)
+            system.valkey.stop()
+            caller.until_accepted(3)
+            system.valkey.start()
+            began = time.monotonic()
+            shop.until_sent_again()
+            took.append(time.monotonic() - began)
+        caller.until_accepted(3)
+    print(f"sent again after {max(took):.2f} s; {caller.accepted} accepted")  # noqa: T201 - see -rP
+    assert max(took) < 3
+    assert not caller.refused
     shop.until_settled()
     assert (system.worker.pid, system.worker.status) == (node, None)
     assert (system.relay.pid, system.relay.status) == (relay, None)
     assert_invariants(shop)
 
 
+@pytest.mark.row(number=9)
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.long)])
+def test_while_the_broker_is_away_orders_are_accepted_and_no_attempt_is_spent(
+    system: System, shop: Shop, seconds: float
+) -> None:
+    api = system.cluster.api()
+    api.until_ready()
+    with api, Caller(api, shop) as caller:
+        shop.order(300)
+        shop.until_charged(50)
+        system.valkey.stop()
+        _until_passed(seconds, shop)
+        caller.until_accepted(3)
+        system.valkey.start()
+        began = time.monotonic()
+        charges = len(shop.charges())
+        shop.until_charged(charges + 1)
+        took = time.monotonic() - began
+        caller.until_accepted(3)
+    shop.until_settled()
+    print(f"{caller.accepted} accepted, work again after {took:.1f} s")  # noqa: T201 - see -rP
+    assert not caller.refused
+    assert _most_attempts(shop) == 0
+    assert shop.most_lost() <= 1, "only what was in hand when the broker went away"
+    assert_invariants(shop)
+
+
+@pytest.mark.row(number=10)
+@pytest.mark.parametrize("seconds", [8, pytest.param(30, marks=pytest.mark.long)])
+def test_a_broker_that_stops_answering_holds_up_neither_the_api_nor_a_process_for_ever(
+    system: System, shop: Shop, seconds: float
+) -> None:
+    node, relay = system.worker.pid, system.relay.pid
+    api = system.cluster.api()
+    api.until_ready()
+    with api, Caller(api, shop) as caller:
+        shop.order(300)
+        shop.until_charged(50)
+        os.kill(system.valkey.pid, signal.SIGSTOP)
+        try:
+            shop.until(lambda: "relay.away" in system.relay.said, "the relay to give up waiting")
+            _until_passed(seconds, shop)
+        finally:
+            os.kill(system.valkey.pid, signal.SIGCONT)
+        began = time.monotonic()
+        charges = len(shop.charges())
+        shop.until_charged(charges + 1)
+        took = time.monotonic() - began
+        caller.until_accepted(3)
+    shop.until_settled()
+    slowest = max(caller.took)
+    print(f"slowest answer {slowest:.2f} s, work again after {took:.1f} s")  # noqa: T201 - see -rP
+    assert slowest < 2
+    assert not caller.refused
+    assert _most_attempts(shop) == 0
+    assert (system.worker.pid, system.worker.status) == (node, None)
+    assert (system.relay.pid, system.relay.status) == (relay, None)
+    assert_invariants(shop)
+
+
+@pytest.mark.row(number=14)
+def test_a_broker_that_takes_no_writes_ends_no_worker_and_no_relay(
+    system: System, shop: Shop
+) -> None:
+    node, relay = system.worker.pid, system.relay.pid
+    with Redis.from_url(system.valkey.url) as redis:
+        shop.order(400)
+        shop.until_charged(50)
+        redis.config_set("maxmemory", "1mb")
+        shop.until(lambda: "maxmemory" in system.relay.said, "the relay to be told so")
+        redis.config_set("maxmemory", "0")
+        shop.until_charged(150)
+        redis.replicaof(LOOPBACK, free_port())
+        shop.until(lambda: "read only" in system.relay.said, "the relay to be told to read only")
+        shop.until(lambda: "read only" in system.worker.said, "the worker to be told, too")
+        redis.replicaof("NO", "ONE")
+    shop.until_settled()
+    assert (system.worker.pid, system.worker.status) == (node, None)
+    assert (system.relay.pid, system.relay.status) == (relay, None)
+    assert _most_attempts(shop) == 0
+    assert_invariants(shop)
+
+
+def _until_passed(seconds: float, shop: Shop) -> None:
+    """Let an outage last so long."""
+    end = time.monotonic() + seconds
+    shop.until(lambda: time.monotonic() >= end, "the outage to end", 2 * seconds)
+
+
+def _most_attempts(shop: Shop) -> int:
+    """Return the most failures that any one job was charged with."""
+    most: int = shop.value("""
+        SELECT coalesce(max(attempts), 0)
+          FROM (SELECT attempts FROM goodsyard.job WHERE tenant = %(tenant)s
+                UNION ALL
+                SELECT attempts FROM goodsyard.job_done WHERE tenant = %(tenant)s) AS jobs""")
+    return most
+
+
+@pytest.mark.row(number=11)
 def test_a_broker_that_ends_every_connection_ends_no_worker(system: System, shop: Shop) -> None:
     node = system.worker.pid
     shop.order(300)
@@ -72,6 +188,7 @@ app.worker_main(["worker", *flags, "--hostname=bystander@test", "--loglevel=INFO
 """
 
 
+@pytest.mark.row(number=11)
 @pytest.mark.parametrize(
     ("no_ack", "acks_late", "survives"),
     [
