@@ -73,26 +73,11 @@ def up(  # noqa: PLR0913 - an option each
 @app.command()
 def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the HTTP API."""
-    import uvicorn
-
+    from producers.server import serve
     from workers import logging
 
     logging.configure()
-    uvicorn.run(
-        "producers.app:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        # Only a proxy of the operator's may say who calls, and none is configured here.
-        proxy_headers=False,
-        # Longer than any answer but a long poll, which its caller repeats.
-        timeout_graceful_shutdown=5,
-    )
+    serve(host, port)
 
 
 @app.command(context_settings=_PASS_THROUGH)
