@@ -12,6 +12,7 @@ import pytest
 
 from commerce.payments.gateway import CALL_SECONDS
 from commerce.payments.rules import KEY_SECONDS, charge_key
+from goodsyard.dispatch import QUARANTINE_AFTER
 from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
 from tests.harness.sandbox import Entry
@@ -88,7 +89,7 @@ def test_a_gateway_that_hangs_is_asked_again_only_once_we_have_given_it_up(
 ) -> None:
     shop.sandbox.misbehave("hang", count=5, seconds=seconds)
     shop.order(20)
-    shop.until_settled()
+    shop.until(shop.is_settled, "all orders to come to their end", 60 + 4 * seconds)
     assert max(len(calls) for calls in calls_of(shop)) > 1, "none was asked for again"
     assert shop.most_lost() == 0, "a lease ended before its call"
     assert_one_call_at_a_time(shop)
@@ -137,7 +138,10 @@ def test_a_slow_gateway_loses_no_job_and_has_none_sent_twice(
           FROM goodsyard.job_done WHERE tenant = %(tenant)s GROUP BY kind""")
     print(f"dispatches a job: {dispatches}")  # noqa: T201 - see -rP
     assert all(kind["a_job"] < 1.2 for kind in dispatches)
-    assert shop.most_lost() == 0, "none came near the quarantine"
+    # A message may wait in a worker whose processes are all out at the gateway: that is one loss.
+    lost = {kind["kind"]: kind["lost"] for kind in dispatches}
+    assert lost["payments.charge"] == 0, "a lease ended before its call"
+    assert max(lost.values()) < QUARANTINE_AFTER
     assert_one_call_at_a_time(shop)
     assert_nothing_was_sent_twice(shop)
     assert_invariants(shop)
