@@ -52,7 +52,7 @@ broker_channel_error_retry = True  # READONLY and OOM are weather, not the end
 broker_transport_options = {
     "visibility_timeout": 900,
     "unacked_restore_interval": 10,
-    "socket_timeout": 10,  # the default waits for ever
+    "socket_timeout": 5,  # the default waits for ever
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
     "health_check_interval": 5,  # a half-open link is noticed in seconds, not a minute
