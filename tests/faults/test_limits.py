@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from functools import partial
-from itertools import combinations
 
 import pytest
 
@@ -15,6 +13,7 @@ from goodsyard.limits import set_limit
 from tasks.contracts import ChargePayment
 from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
+from tests.harness.pace import Pace
 from tests.harness.shop import Shop
 
 
@@ -53,13 +52,7 @@ def test_fifty_payments_a_second_are_held_across_two_workers_and_two_relays(
         shop.until_settled()
 
     assert_invariants(shop)
-    starts = [datetime.fromisoformat(charge["at"]).timestamp() for charge in shop.charges()]
-    # The most charges in any window, beyond what the rate alone allows for its length.
-    excess = max(
-        last - first + 1 - rate.per_second * (end - begin)
-        for (first, begin), (last, end) in combinations(enumerate(starts), 2)
-    )
-    pace = (len(starts) - rate.capacity) / (starts[-1] - starts[0])
-    print(f"{pace:.1f} a second, at most {excess:.1f} ahead of the rate")  # noqa: T201 - see -rP
-    assert excess <= rate.per_second + rate.capacity
-    assert pace >= 0.9 * rate.per_second
+    pace = Pace.of(shop.charges(), rate)
+    print(pace)  # noqa: T201 - see -rP
+    assert pace.ahead <= rate.per_second + rate.capacity
+    assert pace.a_second >= 0.9 * rate.per_second
