@@ -33,7 +33,7 @@ from tests.property.machine.providers import DECLINED, GATEWAY_FAULTS, GOOD, MAI
 from tests.property.machine.shop import PROCESSES, Shop
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
-STEPS = 25
+STEPS = 20
 
 ROUNDS = 30
 """Rounds after which everything must be quiet; the longest wait between two tries is one round."""
@@ -144,6 +144,25 @@ class Story(RuleBasedStateMachine):
             how_far = AT_ONCE if len(shop.broker) > 1 else ahead
             shop.deliver(0, shop.processes[process], keep=False, ahead=how_far)
 
+    @rule(ahead=st.integers(0, 2))
+    def two_at_once(self, ahead: int) -> None:
+        """One message is carried out while another is, which goes on after it."""
+        shop = self.shop
+        shop.relay(most=1)
+        standing = set(shop.stops())
+        for process, how_far in zip(shop.processes, (ahead, AT_ONCE), strict=False):
+            if shop.broker:
+                shop.deliver(0, process, keep=False, ahead=how_far)
+        for stop in set(shop.stops()) - standing:
+            shop.boundaries.let_go(stop, ahead=AT_ONCE)
+
+    @rule(slow=st.integers(0, 4), ahead=st.integers(0, 4))
+    def overtake(self, slow: int, ahead: int) -> None:
+        """A process falls silent at its work, another takes it up, and both are there again."""
+        self.next_stage(0, slow)
+        self.shop.fall_silent(self.shop.processes[0])
+        self.next_stage(1, ahead)
+
     @precondition(lambda self: self.shop.stops())
     @rule(which=some, ahead=ahead)
     def step(self, which: int, ahead: int) -> None:
@@ -200,9 +219,17 @@ class Story(RuleBasedStateMachine):
         self.shop.broker.pop(which % len(self.shop.broker))
 
     @precondition(lambda self: self.shop.broker)
-    @rule(restored=st.booleans(), ahead=ahead)
-    def broker_forgets(self, restored: bool, ahead: int) -> None:  # noqa: FBT001 - hypothesis gives names
-        self.shop.forget(restored=restored, ahead=ahead)
+    @rule(ahead=ahead)
+    def broker_forgets(self, ahead: int) -> None:
+        self.shop.broker.clear()
+        self.shop.find_out(ahead)
+
+    @rule()
+    def broker_restores_old_messages(self) -> None:
+        """All has been sent again by the time they are back."""
+        self.shop.relay()
+        self.shop.find_out()
+        self.shop.relay()
 
     def teardown(self) -> None:
         if sys.exc_info()[0] is None:  # else it failed, or hypothesis gave it up: it has no end
@@ -210,8 +237,8 @@ class Story(RuleBasedStateMachine):
 
     def _come_to_rest(self) -> None:
         shop = self.shop
-        shop.calm_down()
-        self.laws.check()
+        for _ in shop.calm_down():
+            self.laws.check()
         for _ in range(ROUNDS):
             shop.round()
             self.laws.check()

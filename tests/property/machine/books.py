@@ -106,11 +106,6 @@ class Books:
     def empty(self) -> None:
         """Leave nothing but the tenant, its customer and the queues."""
         self._connection.execute(_EMPTY)
-        self.set_clock(0)
-
-    def set_clock(self, shift: float) -> None:
-        """Tell this connection the shop's time; the others are told with each transaction."""
-        self._connection.execute("SELECT set_config('clock.shift', %s, false)", [str(shift)])
 
     def fill(self, shelves: dict[str, int]) -> None:
         """Put pieces on the shelves."""
@@ -120,13 +115,14 @@ class Books:
             [TENANT, list(shelves), list(shelves.values())],
         )
 
-    def beat(self, workers: list[UUID], queues: list[str]) -> None:
-        """Let worker processes beat, as a thread of each does every second."""
+    def beat(self, workers: list[UUID], queues: list[str], shift: float) -> None:
+        """Let worker processes beat, as a thread of each does every second, by the shop's clock."""
         self._connection.execute(
-            "INSERT INTO goodsyard.worker (id, node, pid, queues) "
-            "SELECT w, 'node', 1, %s FROM unnest(%s::uuid[]) AS w "
-            "ON CONFLICT (id) DO UPDATE SET beat_at = now()",
-            [queues, workers],
+            "INSERT INTO goodsyard.worker (id, node, pid, queues, beat_at) "
+            "SELECT w, 'node', 1, %s, now() + make_interval(secs => %s) "
+            "FROM unnest(%s::uuid[]) AS w "
+            "ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at",
+            [queues, shift, workers],
         )
 
     def waiting_for_a_lock(self) -> int:

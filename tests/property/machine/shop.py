@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -241,10 +241,8 @@ class Shop:
             since[message.queue] = min(oldest, message.sent_at)
         return since
 
-    def forget(self, *, restored: bool, ahead: int = AT_ONCE) -> None:
-        """Lose all queues at once, and find out; they may be ``restored`` from before."""
-        if not restored:
-            self.broker.clear()
+    def find_out(self, ahead: int = AT_ONCE) -> None:
+        """Let a relay find out that the broker forgot."""
         self.boundaries.start(Actor("reset", ahead=ahead), self._reset_dispatched())
 
     async def _reset_dispatched(self) -> None:
@@ -266,7 +264,8 @@ class Shop:
         return Process(worker, Executor(self._flow, self.sessions, self.bell, worker))
 
     def _beat(self) -> None:
-        self.books.beat([p.id for p in self.processes if not p.frozen], QUEUES)
+        alive = [process.id for process in self.processes if not process.frozen]
+        self.books.beat(alive, QUEUES, self.boundaries.shift)
 
     def freeze(self, process: Process) -> None:
         """Stop a process where it is: SIGSTOP."""
@@ -316,7 +315,6 @@ class Shop:
         self.elapsed += seconds
         self.boundaries.shift += seconds
         self.loop.now += seconds
-        self.books.set_clock(self.boundaries.shift)
         self._beat()
         self.loop.until_still()
         if seconds >= WIRE_SECONDS:
@@ -324,8 +322,8 @@ class Shop:
 
     # The end
 
-    def calm_down(self) -> None:
-        """Let nothing go wrong any more, and everybody finish what they are at."""
+    def calm_down(self) -> Iterator[None]:
+        """Let nothing go wrong any more, and everybody finish what they are at, one by one."""
         self.gateway.faults.clear()
         self.mailer.faults.clear()
         for process in self.processes:
@@ -335,9 +333,12 @@ class Shop:
             actor.ahead = AT_ONCE
         while self.boundaries.stops:
             self.boundaries.let_go(self.boundaries.stops[0])
+            yield
         while self.gateway.late:
             self.gateway.arrive(0)
+            yield
         self.advance(2.0)  # what waits for its neighbours, or for its next try
+        yield
 
     def round(self) -> None:
         """Sweep, relay, and carry everything out."""
