@@ -8,6 +8,7 @@ heartbeat has a second thread: a busy loop must not look dead, a stopped process
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from collections import Counter
@@ -115,7 +116,12 @@ class _Process:
         await self._engine.dispose()
 
     def _keep_beating(self) -> None:
-        asyncio.run(self._beat())
+        try:
+            asyncio.run(self._beat())
+        except Exception:  # noqa: BLE001 - whatever ended it
+            # Whoever is not known to live must not go on claiming. A new process takes its place.
+            _log.critical("heartbeat.ended", exc_info=True)
+            os._exit(os.EX_SOFTWARE)
 
     async def _beat(self) -> None:
         engine = open_engine(
@@ -189,7 +195,12 @@ def run(kind: str, deliveries: Sequence[Delivery]) -> None:
     if _process is None:
         start()  # the solo and threads pools fork nothing, so nobody has started it
     assert _process is not None  # noqa: S101 - for the type checker: start has set it
-    _process.run(kind, deliveries)
+    try:
+        _process.run(kind, deliveries)
+    except MemoryError:
+        # Celery 5.7 passes this one error on to the worker's parent process, which ends of it with
+        # all its children. Only this one is out of memory: it ends, and a new one takes its place.
+        os._exit(os.EX_OSERR)
 
 
 def stop() -> None:
