@@ -238,7 +238,7 @@ class Proxy:
         sink: asyncio.StreamWriter,
         passes: Callable[[_Link, bytes], bool],
     ) -> None:
-        with suppress(OSError):
+        try:
             while data := await source.read(_READ):
                 weather = self._weather
                 if weather.delay:
@@ -258,6 +258,8 @@ class Proxy:
             await self._speaks.wait()
             if sink.can_write_eof():
                 sink.write_eof()
+        except OSError:
+            link.reset()  # what was reset on one side must not go on waiting on the other
 
     def _hears(self, _link: _Link, data: bytes) -> bool:
         """Tell whether the server may hear what a client says."""
