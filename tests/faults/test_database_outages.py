@@ -40,8 +40,8 @@ WINDOW_SECONDS = 3.0
 """Over which a rate is measured: a dozen chunks and more."""
 
 FULL = 0.8
-"""Of the rate before. On a machine that others load, rates differ by more with nothing broken at all:
-run it alone before believing it."""
+"""Of the rate before. On a machine that others load, rates differ by more with nothing broken: run
+it alone before believing it."""
 
 CHARGES = 4_000
 """Enough for several windows, before and after, on a quick machine."""
