@@ -59,7 +59,7 @@ test: install ## the test suite, against servers it starts itself; ten minutes a
 
 .PHONY: faults
 faults: install ## every row of the fault matrix, those that take their time included
-	@$(RUN) pytest tests/faults --junit-xml=.faults.xml $(ARGS)
+	@$(RUN) pytest tests/faults -o faulthandler_timeout=900 --junit-xml=.faults.xml $(ARGS)
 	@$(RUN) tests.matrix .faults.xml > docs/proof/faults.md
 
 .PHONY: soak
