@@ -31,12 +31,13 @@ def test_a_network_that_resets_every_connection_to_the_broker_ends_no_process(
     assert_invariants(wired_shop)
 
 
+@pytest.mark.long
 @pytest.mark.row(number=12)
 @pytest.mark.parametrize(
     "cure",
     [
         pytest.param("the old ways end", id="only new connections lead anywhere"),
-        pytest.param("heals", id="all connections come back to life", marks=pytest.mark.long),
+        pytest.param("heals", id="all connections come back to life"),
     ],
 )
 def test_a_worker_whose_way_to_the_broker_is_a_black_hole_is_back_within_fifteen_seconds(
@@ -68,12 +69,13 @@ def test_a_worker_whose_way_to_the_broker_is_a_black_hole_is_back_within_fifteen
     assert_invariants(shop)
 
 
+@pytest.mark.long
 @pytest.mark.row(number=13)
 @pytest.mark.parametrize(
     ("orders", "delay", "rate"),
     [
         pytest.param(60, 0.2, None, id="200 ms"),
-        pytest.param(60, 0.2, 1_000, id="200 ms and 1 kB a second", marks=pytest.mark.long),
+        pytest.param(60, 0.2, 1_000, id="200 ms and 1 kB a second"),
     ],
 )
 def test_over_a_slow_network_to_the_broker_jobs_are_not_sent_again_and_again(

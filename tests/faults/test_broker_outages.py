@@ -78,8 +78,9 @@ def test_while_the_broker_is_away_orders_are_accepted_and_no_attempt_is_spent(
     assert_invariants(shop)
 
 
+@pytest.mark.long
 @pytest.mark.row(number=10)
-@pytest.mark.parametrize("seconds", [8, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [8, 30])
 def test_a_broker_that_stops_answering_holds_up_neither_the_api_nor_a_process_for_ever(
     system: System, shop: Shop, seconds: float
 ) -> None:

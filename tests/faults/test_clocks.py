@@ -15,6 +15,7 @@ _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 
 pytestmark = [
     pytest.mark.faults,
+    pytest.mark.long,
     pytest.mark.row(number=33),
     pytest.mark.skipif(not _LIBRARIES, reason="libfaketime isn't here: apt install libfaketime"),
 ]

@@ -14,8 +14,9 @@ from tests.harness.shop import Shop
 pytestmark = pytest.mark.faults
 
 
+@pytest.mark.long
 @pytest.mark.row(number=6)
-@pytest.mark.parametrize("deadlines", [1, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("deadlines", [1, 10])
 def test_jobs_that_no_worker_was_there_for_are_neither_lost_nor_dead_and_run_once_one_is(
     system: System, shop: Shop, deadlines: int
 ) -> None:

@@ -15,7 +15,7 @@ from tests.harness.invariants import assert_invariants
 from tests.harness.programs import Running
 from tests.harness.shop import Shop
 
-pytestmark = [pytest.mark.faults, pytest.mark.row(number=32)]
+pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.row(number=32)]
 
 # A worker that can't stand one order. Each way to be poisonous is a function.
 _POISONED = """
@@ -59,12 +59,10 @@ main()
     ("action", "reasons"),
     [
         pytest.param("segfault", {"lost"}, id="a segmentation fault"),
-        pytest.param("loop", {"lost"}, id="a loop without end", marks=pytest.mark.long),
+        pytest.param("loop", {"lost"}, id="a loop without end"),
         # What comes of it: an error like any other, or the end of the process.
-        pytest.param(
-            "out_of_memory", {"attempts", "lost"}, id="no memory left", marks=pytest.mark.long
-        ),
-        pytest.param("memory_error", {"attempts"}, id="a MemoryError", marks=pytest.mark.long),
+        pytest.param("out_of_memory", {"attempts", "lost"}, id="no memory left"),
+        pytest.param("memory_error", {"attempts"}, id="a MemoryError"),
     ],
 )
 def test_a_poisonous_job_is_dead_after_its_budget_and_its_neighbours_are_done(
