@@ -39,7 +39,9 @@ ROUNDS = 30
 """Rounds after which everything must be quiet; the longest wait between two tries is one round."""
 
 # Half of all actors go to their end at once, the others stop early.
-ahead = st.sampled_from([AT_ONCE, AT_ONCE, AT_ONCE, 0, 1, 2, 3])
+ahead = st.sampled_from([AT_ONCE, AT_ONCE, AT_ONCE, AT_ONCE, 0, 1, 2, 3, 5, 6])
+on_the_way = st.integers(0, 7)
+"""Boundaries passed: from a charge's claim to the commit that books it there are seven."""
 some = st.integers(0, 7)
 """Picks one of the things there are, modulo their number."""
 
@@ -149,14 +151,15 @@ class Story(RuleBasedStateMachine):
         """One message is carried out while another is, which goes on after it."""
         shop = self.shop
         shop.relay(most=1)
-        standing = set(shop.stops())
+        standing = shop.stops()
         for process, how_far in zip(shop.processes, (ahead, AT_ONCE), strict=False):
             if shop.broker:
                 shop.deliver(0, process, keep=False, ahead=how_far)
-        for stop in set(shop.stops()) - standing:
-            shop.boundaries.let_go(stop, ahead=AT_ONCE)
+        for stop in shop.stops():
+            if stop not in standing:
+                shop.boundaries.let_go(stop, ahead=AT_ONCE)
 
-    @rule(slow=st.integers(0, 4), ahead=st.integers(0, 4))
+    @rule(slow=on_the_way, ahead=on_the_way)
     def overtake(self, slow: int, ahead: int) -> None:
         """A process falls silent at its work, another takes it up, and both are there again."""
         self.next_stage(0, slow)
@@ -186,6 +189,19 @@ class Story(RuleBasedStateMachine):
     def kill(self, which: int) -> None:
         stops = self.shop.boundaries.stops
         self.shop.kill(stops[which % len(stops)].actor)
+
+    @rule(after=on_the_way, fate=st.sampled_from([None, None, Fate.LOSE, Fate.CUT]))
+    def next_stage_fails(self, after: int, fate: Fate | None) -> None:
+        """A process dies at its work, or its connection does."""
+        shop = self.shop
+        standing = shop.stops()
+        self.next_stage(2, after)
+        for stop in shop.stops():
+            if stop not in standing:
+                if fate is None:
+                    shop.kill(stop.actor)
+                else:
+                    shop.boundaries.let_go(stop, fate, ahead=AT_ONCE)
 
     @precondition(lambda self: self.shop.stops())
     @rule(process=st.integers(0, PROCESSES - 1))

@@ -189,7 +189,6 @@ class Boundaries:
             cursor.execute("SELECT set_config('clock.shift', %s, false)", (str(self.shift),))
             cursor.close()
             connection.info["shift"] = self.shift
-
         actor = _actor.get()
         # To stop before the first claim would be to deliver later.
         if actor is not None and actor.deliveries and actor.passed:
@@ -198,6 +197,9 @@ class Boundaries:
     def _rolled_back(self, connection: Connection) -> None:
         if not connection.invalidated:
             connection.info.pop("shift", None)  # what was set is undone as well
+        actor = _actor.get()
+        if actor is not None:
+            actor.asking = False
 
     def _executing(self, *_: object) -> None:
         actor = _actor.get()

@@ -90,7 +90,7 @@ class Shop:
     """Everything there is, and everything that can happen to it."""
 
     def __init__(self, url: str) -> None:
-        """Open a shop in a database that is new and empty."""
+        """Open a shop in a database that is migrated and empty."""
         self.books = Books(url)
         self.loop = StillLoop(self.books.waiting_for_a_lock)
         self.boundaries = Boundaries(self.loop)
