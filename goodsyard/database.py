@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import orjson
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -12,7 +15,9 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-Sessions: TypeAlias = async_sessionmaker[AsyncSession]
+TRANSACTION_SECONDS = 16.0
+"""The most a transaction takes on our side: longer than the server's own limit, which ends all but
+those whose connection is broken and doesn't say so (a pooler or a proxy in between that hangs)."""
 
 # A client that is stopped (not dead) inside a transaction is invisible to TCP; these end its
 # session, and with it its row locks. A chunk takes some 20 ms: seconds are already an accident.
@@ -70,6 +75,28 @@ def open_engine(
     )
 
 
+class Sessions(async_sessionmaker[AsyncSession]):
+    """Makes sessions: ``async with sessions.begin() as tx`` is a transaction, and never lasts."""
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:  # type: ignore[override]  # used by `async with` alone
+        """Begin a transaction, which the end of the block commits, and an exception rolls back.
+
+        Raises:
+            sqlalchemy.exc.OperationalError: there was no answer for ``TRANSACTION_SECONDS``. The
+                connection was given up; what was sent may or may not have been committed.
+        """
+        limit = asyncio.timeout(TRANSACTION_SECONDS)
+        try:
+            async with limit, super().begin() as tx:
+                yield tx
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            silence = TimeoutError(f"Postgres was silent for {TRANSACTION_SECONDS:g} s")
+            raise OperationalError("a transaction", None, silence) from error
+
+
 def session_factory(engine: AsyncEngine) -> Sessions:
-    """Return the factory of sessions; ``async with sessions.begin() as tx`` is a transaction."""
-    return async_sessionmaker(engine, expire_on_commit=False)
+    """Return the factory of sessions."""
+    return Sessions(engine, expire_on_commit=False)

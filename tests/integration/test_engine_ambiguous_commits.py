@@ -1,4 +1,4 @@
-"""A commit whose answer was lost may have happened: the rows say, and nobody waits to find out."""
+"""What Postgres doesn't answer may have happened: the rows say, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import ClassVar
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
+from goodsyard import database
 from goodsyard.contracts import Policy
 from goodsyard.database import open_engine, session_factory
+from goodsyard.execution import is_outage
 from goodsyard.job import JobState
 from tests.askers import Slow, called
 from tests.harness.proxy import Proxy
@@ -99,3 +103,20 @@ async def test_a_commit_that_never_arrived_is_made_again(
     assert proxy.cuts == 1
     assert await yard.notes() == ["each", "once"]
     assert [await yard.attempts(job) for job, _ in deliveries] == [[], []]
+
+
+async def test_a_connection_that_says_nothing_any_more_is_given_up_as_an_outage(
+    far_yard: Yard, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "TRANSACTION_SECONDS", 0.5)
+
+    async def ask_into_the_void() -> None:
+        async with far_yard.sessions.begin() as tx:
+            await asyncio.to_thread(proxy.fall_silent)
+            await tx.execute(text("SELECT 1"))
+
+    with proxy.trouble(), pytest.raises(OperationalError, match="silent") as given_up:
+        await ask_into_the_void()
+    assert is_outage(given_up.value)
+    monkeypatch.undo()
+    assert await far_yard.notes() == [], "the next has a connection that answers"
