@@ -48,7 +48,7 @@ some = st.integers(0, 7)
 lines = st.lists(
     st.builds(
         lambda sku, quantity, price: {"sku": sku, "quantity": quantity, "unit_amount": price},
-        st.sampled_from("AB"),
+        st.sampled_from("AAB"),
         st.integers(1, 3),
         st.sampled_from([500, 500, 0]),
     ),
@@ -61,7 +61,7 @@ bodies = st.builds(
     st.sampled_from([GOOD, GOOD, DECLINED]),
 )
 DAY = 86_400
-seconds = st.sampled_from([0.1, 1, 6, 6, 50, 50, 400, 400, DAY])
+seconds = st.sampled_from([0.1, 1, 6, 50, 50, 400, DAY, DAY])
 
 
 class Story(RuleBasedStateMachine):
@@ -75,8 +75,8 @@ class Story(RuleBasedStateMachine):
         self.asked: dict[str, dict[str, Any]] = {}  # any JSON
 
     @initialize(
-        shelves=st.fixed_dictionaries({"A": st.integers(2, 4), "B": st.integers(4, 9)}),
-        orders=st.lists(bodies, min_size=1, max_size=2),
+        shelves=st.fixed_dictionaries({"A": st.integers(2, 3), "B": st.integers(3, 6)}),
+        orders=st.lists(bodies, min_size=1, max_size=2) | st.lists(bodies, min_size=2, max_size=2),
         stages=st.integers(0, 3),
     )
     def open(self, shelves: dict[str, int], orders: list[dict[str, Any]], stages: int) -> None:
@@ -146,7 +146,7 @@ class Story(RuleBasedStateMachine):
             how_far = AT_ONCE if len(shop.broker) > 1 else ahead
             shop.deliver(0, shop.processes[process], keep=False, ahead=how_far)
 
-    @rule(ahead=st.integers(0, 2))
+    @rule(ahead=st.integers(0, 1))
     def two_at_once(self, ahead: int) -> None:
         """One message is carried out while another is, which goes on after it."""
         shop = self.shop

@@ -123,6 +123,7 @@ class Shop:
         self.mailer = MailerModel(self.boundaries)
         self._flow = build_flow(ModelledGateway(self.gateway), self.mailer)
         self.broker: list[Message] = []
+        self.dispatched: set[Delivery] = set()
         self.answers = Answers()
         self.elapsed = 0.0
         self.processes = [self._begin() for _ in range(PROCESSES)]
@@ -214,7 +215,10 @@ class Shop:
         for kind in sorted(kinds):
             async with self.sessions.begin() as tx:
                 batch = await dispatch.dispatch(tx, kind, dispatch.BATCH)
+                fresh = {job.delivery for job in batch}
+                assert not fresh & self.dispatched, f"dispatched again: {fresh & self.dispatched}"
                 sent_at = await dispatch.transaction_time(tx)
+            self.dispatched |= fresh
             if await self.boundaries.stop("publish") is Fate.GO_ON:
                 for chunk in dispatch.chunks(batch, most=most, workers=PROCESSES):
                     queue = self._flow.contracts[kind].policy.queue
@@ -297,12 +301,12 @@ class Shop:
     def kill(self, actor: Actor) -> None:
         """Kill an actor with all of its process, and start another in its place."""
         process = actor.process
-        if isinstance(process, Process):
-            self.processes[self.processes.index(process)] = self._begin()
+        if process is None:
+            self.boundaries.kill([actor])
+        elif process in self.processes:
+            self.processes = [self._begin() if p is process else p for p in self.processes]
             self._beat()
             self.boundaries.kill([one for one in self.boundaries.actors if one.process is process])
-        else:
-            self.boundaries.kill([actor])
 
     # Time
 
