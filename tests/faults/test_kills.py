@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -36,6 +37,40 @@ def test_worker_nodes_killed_in_the_middle_lose_nothing_and_charge_nobody_twice(
 
     shop.until_settled()
     assert_invariants(shop)
+
+
+@pytest.mark.row(number=1)
+def test_what_a_killed_worker_had_in_hand_is_sent_again_within_ten_seconds(
+    system: System, shop: Shop, measured: Callable[[str, float], None]
+) -> None:
+    other = system.cluster.worker(processes=1)
+    other.until_ready()
+    shop.order(300)
+    shop.until_charged(20)
+    system.worker.freeze()  # so that what it has in hand stays there
+    held = _in_hand(shop)
+    system.worker.kill()
+    began = time.monotonic()
+    shop.until(lambda: not held & _in_hand(shop), f"{len(held)} jobs to be sent again")
+    took = time.monotonic() - began
+    measured(f"{len(held)} jobs in hand, sent again after", took)
+    assert held
+    assert took < 10
+
+    system.worker.start()
+    shop.until_settled()
+    other.terminate()
+    other.until_ended()
+    assert_invariants(shop)
+
+
+def _in_hand(shop: Shop) -> set[tuple[object, object]]:
+    """Return jobs and fences of what is with a worker, or on its way to one."""
+    query = (
+        "SELECT id, fence FROM goodsyard.job"
+        " WHERE tenant = %(tenant)s AND state IN ('dispatched', 'running')"
+    )
+    return {(row["id"], row["fence"]) for row in shop.rows(query)}
 
 
 @pytest.mark.row(number=2)
