@@ -146,15 +146,17 @@ class Story(RuleBasedStateMachine):
             how_far = AT_ONCE if len(shop.broker) > 1 else ahead
             shop.deliver(0, shop.processes[process], keep=False, ahead=how_far)
 
-    @rule(ahead=st.integers(0, 1))
-    def two_at_once(self, ahead: int) -> None:
-        """One message is carried out while another is, which goes on after it."""
+    @rule(ahead=st.integers(0, 1), copies=st.booleans())
+    def two_at_once(self, ahead: int, copies: bool) -> None:  # noqa: FBT001 - hypothesis gives names
+        """A message is carried out while another is, or its own copy, which goes on after it."""
         shop = self.shop
         shop.relay(most=1)
         standing = shop.stops()
-        for process, how_far in zip(shop.processes, (ahead, AT_ONCE), strict=False):
-            if shop.broker:
-                shop.deliver(0, process, keep=False, ahead=how_far)
+        if shop.broker:
+            shop.deliver(0, shop.processes[0], keep=copies, ahead=ahead)
+        if shop.broker:
+            shop.deliver(0, shop.processes[1], keep=False)
+        self.laws.check()
         for stop in shop.stops():
             if stop not in standing:
                 shop.boundaries.let_go(stop, ahead=AT_ONCE)
