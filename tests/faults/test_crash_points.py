@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 
 import pytest
+from redis import Redis
 
+from tasks.contracts import QUEUES
 from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
 from tests.harness.shop import Shop
@@ -57,11 +59,16 @@ def test_a_worker_killed_at_any_point_loses_nothing_and_charges_nobody_twice(
     ],
 )
 def test_a_relay_killed_at_any_point_loses_nothing(system: System, shop: Shop, point: str) -> None:
+    system.worker.terminate()  # so that whatever is sent stays where it can be seen
+    system.worker.until_ended()
     system.relay.kill()
     shop.order(ORDERS)
     doomed = system.cluster.relay({"GOODSYARD_FAILPOINT": point})
     assert doomed.until_ended() == -signal.SIGKILL
+    with Redis.from_url(system.valkey.url) as redis:
+        assert not any(redis.llen(queue) for queue in QUEUES), "sent ahead of its commit"
 
+    system.worker.start()
     system.relay.start()
     shop.until_settled()
     assert_invariants(shop)
