@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from commerce.notifications.mailer import Mailer
 from commerce.payments.gateway import Gateway
-from goodsyard.flow import DatabaseHandler, Flow
+from goodsyard.flow import DatabaseHandler, Flow, Handler
 from tasks import contracts, orders
 from tasks.notifications import Email
 from tasks.payments import Charge
@@ -12,19 +12,21 @@ from tasks.reconciliation import Reconcile
 from tasks.refunds import Refund
 
 
+def handlers(gateway: Gateway, mailer: Mailer) -> list[Handler]:
+    """Return the handlers, over a gateway and a mail server."""
+    return [
+        DatabaseHandler(contracts.ProcessOrder, orders.process),
+        Charge(gateway),
+        Refund(gateway),
+        Reconcile(gateway),
+        Email(mailer),
+    ]
+
+
 def build_flow(gateway: Gateway, mailer: Mailer) -> Flow:
-    """Return the flow over a gateway and a mail server.
+    """Return the flow: every contract and the handler that runs it.
 
     Raises:
         goodsyard.flow.FlowError: a contract has no handler.
     """
-    return Flow(
-        contracts.ALL,
-        [
-            DatabaseHandler(contracts.ProcessOrder, orders.process),
-            Charge(gateway),
-            Refund(gateway),
-            Reconcile(gateway),
-            Email(mailer),
-        ],
-    )
+    return Flow(contracts.ALL, handlers(gateway, mailer))
