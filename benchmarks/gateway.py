@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import re
 from http import HTTPStatus
+from typing import cast
 from urllib.parse import parse_qsl
 
 import orjson
@@ -31,8 +32,7 @@ class _Connection(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server gives
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # what create_server makes
 
     def data_received(self, data: bytes) -> None:
         self._received += data

@@ -1,0 +1,1 @@
+"""What Goodsyard is measured beside: each system in a folder and an environment of its own."""
