@@ -42,8 +42,9 @@ worker_max_tasks_per_child = None
 worker_hijack_root_logger = False
 worker_soft_shutdown_timeout = 0
 
-# Flower sees workers, queues and tasks; an event is per chunk, not per job.
-worker_send_task_events = True
+# While Flower runs, it asks workers for task events every few seconds (its enable_events). Where
+# nobody watches, they would cost a worker's parent process more than half of its time.
+worker_send_task_events = False
 worker_enable_remote_control = True
 
 broker_connection_retry_on_startup = True

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import orjson
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import event
+from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
     AsyncEngine,
     AsyncSession,
     async_sessionmaker,
     create_async_engine,
 )
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from goodsyard.arrays import ArrayDumper
 
 TRANSACTION_SECONDS = 16.0
 """The most a transaction takes on our side: longer than the server's own limit, which ends all but
@@ -48,16 +55,13 @@ def open_engine(
     """
     options = _SESSION_LIMITS if durable else _SESSION_LIMITS | {"synchronous_commit": "off"}
     limits = " ".join(f"-c {name}={value}" for name, value in options.items())
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
         # A LIFO pool lets idle connections age out of use and keeps the prepared plans hot.
         pool_use_lifo=True,
-        # Costs a round trip a checkout, and spares a whole chunk its first failure after Postgres
-        # restarted or an administrator ended the session.
-        pool_pre_ping=True,
         # Parameters are customers' data, and an error's text gets into logs and rows.
         hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value).decode(),
@@ -73,10 +77,37 @@ def open_engine(
             "keepalives_count": 3,
         },
     )
+    event.listen(engine.sync_engine, "connect", _prepare)
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _prepare(connection: AsyncAdapt_psycopg_connection, _: ConnectionPoolEntry) -> None:
+    connection.driver_connection.adapters.register_dumper(list, ArrayDumper)
+
+
+def _refuse_closed(
+    connection: AsyncAdapt_psycopg_connection, _: ConnectionPoolEntry, __: PoolProxiedConnection
+) -> None:
+    """See that the server hasn't closed the connection while nobody used it.
+
+    Spares a whole chunk its first failure after Postgres restarted or an administrator ended the
+    session, as the pool's own pre-ping would, which costs each transaction a round trip. Whatever
+    an idle connection has to read is the server's farewell.
+    """
+    socket = select.poll()
+    socket.register(connection.driver_connection.fileno(), select.POLLIN)
+    if socket.poll(0):
+        raise InvalidatePoolError
 
 
 class Sessions(async_sessionmaker[AsyncSession]):
     """Makes sessions: ``async with sessions.begin() as tx`` is a transaction, and never lasts."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Make sessions on ``engine``."""
+        super().__init__(engine, expire_on_commit=False)
+        self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:  # type: ignore[override]  # used by `async with` alone
@@ -86,17 +117,38 @@ class Sessions(async_sessionmaker[AsyncSession]):
             sqlalchemy.exc.OperationalError: there was no answer for ``TRANSACTION_SECONDS``. The
                 connection was given up; what was sent may or may not have been committed.
         """
-        limit = asyncio.timeout(TRANSACTION_SECONDS)
-        try:
-            async with limit, super().begin() as tx:
-                yield tx
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            silence = TimeoutError(f"Postgres was silent for {TRANSACTION_SECONDS:g} s")
-            raise OperationalError("a transaction", None, silence) from error
+        async with in_time(), super().begin() as tx:
+            yield tx
+
+    @asynccontextmanager
+    async def committing(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection to keep, on which every statement commits itself.
+
+        A lone statement costs one round trip there instead of three, and no session: half the time.
+        Use it within ``in_time``.
+        """
+        async with self._committing.connect() as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def in_time() -> AsyncIterator[None]:
+    """Give what is inside ``TRANSACTION_SECONDS``.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: it took longer.
+    """
+    limit = asyncio.timeout(TRANSACTION_SECONDS)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        silence = TimeoutError(f"Postgres was silent for {TRANSACTION_SECONDS:g} s")
+        raise OperationalError("a transaction", None, silence) from error
 
 
 def session_factory(engine: AsyncEngine) -> Sessions:
     """Return the factory of sessions."""
-    return Sessions(engine, expire_on_commit=False)
+    return Sessions(engine)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 from uuid import UUID
@@ -29,14 +28,11 @@ from goodsyard.flow import DatabaseHandler, ExternalHandler, Flow
 from goodsyard.job import TERMINAL, Job
 from goodsyard.outcomes import UNCERTAIN, Dead, Outcome, Retry, Snooze
 from goodsyard.settlement import Ended, Settled
+from goodsyard.turns import Turns
 
-GATHER_SECONDS = 0.05
-"""How long finished calls wait for their neighbours, so that a commit is shared. Less than a call
-takes, and a lone job never waits: nobody is left to wait for."""
-
-TURN_SECONDS = 15.0
-"""How long a claimed job waits for its turn where calls go a few abreast. It is put back then, as
-if never claimed: so its worker is free again before the hard time limit, and a drain ends."""
+GATHER_SECONDS = 0.1
+"""How long finished calls wait for their neighbours, so that a commit is shared. They go as soon as
+the last of them is there; a lone job never waits."""
 
 CALL_SECONDS = 20.0
 """The most a provider may take, from the beginning of the call; under the worker's hard time limit
@@ -89,7 +85,7 @@ class Executor:
         self._doorbell = doorbell
         self._worker = worker
         self._calls_out = 0
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._turns = Turns()
         self._calling: set[asyncio.Task[None]] = set()
         self._leasing = asyncio.Lock()
         self._held: set[UUID] = set()
@@ -225,11 +221,7 @@ class Executor:
             job = row.parse(handler.contract)
             if not isinstance(job, Job):
                 return job
-            async with self._turn(handler.contract) as is_ours:
-                if not is_ours:
-                    return Snooze(row.run_at)  # due as before: it keeps its place in the line
-                async with asyncio.timeout(CALL_SECONDS):
-                    return job, await handler.call(job)
+            return await self._ask(handler, row, job)
         except TimeoutError:
             silence = f"no answer within {CALL_SECONDS:g} s: it may or may not have happened"
             return _unanswered(handler.contract, silence)
@@ -244,22 +236,16 @@ class Executor:
         finally:
             self._calls_out -= 1
 
-    @asynccontextmanager
-    async def _turn(self, contract: type[Contract]) -> AsyncIterator[bool]:
-        """Wait until the call may begin; tells whether it may, or has waited too long."""
-        if contract.policy.abreast is None:
-            yield True
-            return
-        turns = self._turns.setdefault(contract.kind, asyncio.Semaphore(contract.policy.abreast))
-        is_ours = False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(TURN_SECONDS):
-                is_ours = await turns.acquire()
-        try:
-            yield is_ours
-        finally:
-            if is_ours:
-                turns.release()
+    async def _ask(
+        self, handler: ExternalHandler[Any, Any], row: Claimed, job: Job[Any]
+    ) -> tuple[Job[Any], object] | Outcome:
+        kind, abreast = handler.contract.kind, handler.contract.policy.abreast
+        if abreast is None:
+            return job, await _in_time(handler.call(job))
+        async with self._turns.take(kind, abreast) as is_ours:
+            if not is_ours:
+                return Snooze(row.run_at)  # due as before: it keeps its place in the line
+            return job, await _in_time(handler.call(job))
 
     async def _settle_answers(
         self,
@@ -373,6 +359,11 @@ class Executor:
                 _log.info("postgres.again", error=str(error.orig), wait_seconds=wait)
             await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - jitter, no secret
             wait = min(wait * 2, 2.0)
+
+
+async def _in_time(call: Awaitable[T]) -> T:
+    async with asyncio.timeout(CALL_SECONDS):
+        return await call
 
 
 async def _decide(

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
@@ -67,8 +68,7 @@ _PUT_BACK = text("""
 """)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A job with its outcome; the job's row is locked by the transaction that settles it."""
 
     id: UUID
@@ -122,8 +122,7 @@ async def _finish(tx: AsyncSession, done: Sequence[tuple[Ended, Done]]) -> froze
     return frozenset(job.contract.kind for job in staged)
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     """A column set of ``_PUT_BACK``; ``until`` set means that no attempt is spent."""
 
     error: str | None = None

@@ -1,14 +1,25 @@
-"""Puts chunks on Celery's queues, all of a round in one pipelined write to Redis."""
+"""Puts chunks on Celery's queues, all of a round in one write to Redis.
+
+The messages are put together here: Celery's own publisher takes a thread and a millisecond for
+each, a third of the time from a lone job's commit to its start. Their form is Celery's, "Message
+Protocol, version 2" (docs.celeryq.dev), in the envelope of kombu's Redis transport.
+"""
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
-from celery import Celery
+import orjson
+import redis.asyncio
 
 from goodsyard.dispatch import Chunk
 from workers import messages
+
+_NO_EMBEDDED_STEPS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,28 +31,58 @@ class Envelope:
     chunk: Chunk
 
 
-def publish(app: Celery, envelopes: Sequence[Envelope], sent_at: float) -> None:
+async def publish(
+    client: redis.asyncio.Redis, envelopes: Sequence[Envelope], sent_at: float
+) -> None:
     """Send the chunks.
 
     Args:
-        app: the Celery app whose broker is used.
+        client: the broker's Redis.
         envelopes: what to send.
         sent_at: the database's time of their dispatch, in seconds since 1970; the sweeper reads it
             off the oldest message to tell a long queue from a lost message.
 
     Raises:
-        kombu.exceptions.KombuError, OSError: some or all may not have been sent. Sending again is
-            harmless.
+        redis.RedisError, OSError: some or all may not have been sent. Sending again is harmless.
     """
-    with app.producer_or_acquire() as producer, producer.batch():
-        for envelope in envelopes:
-            deliveries = envelope.chunk.deliveries
-            app.send_task(
-                envelope.kind,
-                kwargs=messages.compose(deliveries, sent_at),
-                queue=envelope.queue,
-                producer=producer,
-                ignore_result=True,
-                argsrepr="()",
-                kwargsrepr=f"{len(deliveries)} jobs",  # what Flower shows
-            )
+    queues: defaultdict[str, list[bytes]] = defaultdict(list)
+    for envelope in envelopes:
+        queues[envelope.queue].append(_message(envelope, sent_at))
+    for queue, sent in queues.items():
+        await client.lpush(queue, *sent)
+
+
+def _message(envelope: Envelope, sent_at: float) -> bytes:
+    deliveries, identity = envelope.chunk.deliveries, str(uuid4())
+    keywords = messages.compose(deliveries, sent_at)
+    return orjson.dumps(
+        {
+            "body": b64encode(orjson.dumps([[], keywords, _NO_EMBEDDED_STEPS])).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {
+                "lang": "py",
+                "task": envelope.kind,
+                "id": identity,
+                "root_id": identity,
+                "parent_id": None,
+                "group": None,
+                "retries": 0,
+                "eta": None,
+                "expires": None,
+                "timelimit": [None, None],
+                "argsrepr": "()",
+                "kwargsrepr": f"{len(deliveries)} jobs",  # what Flower shows
+                "origin": "relay",
+                "ignore_result": True,
+            },
+            "properties": {
+                "correlation_id": identity,
+                "delivery_mode": 2,
+                "delivery_tag": identity,
+                "delivery_info": {"exchange": "", "routing_key": envelope.queue},
+                "priority": 0,
+                "body_encoding": "base64",
+            },
+        }
+    )

@@ -7,9 +7,9 @@ or a cancel still reaches it. Any number of relays may run; each also sweeps.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -17,18 +17,17 @@ from typing import NamedTuple
 import redis.asyncio
 import structlog
 import uvloop
-from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from goodsyard import dispatch, doorbell, limits
 from goodsyard.contracts import Contract
-from goodsyard.database import Sessions, open_engine, session_factory
+from goodsyard.database import Sessions, in_time, open_engine, session_factory
 from goodsyard.dispatch import QUARANTINE
 from goodsyard.failpoints import failpoint
 from goodsyard.settings import EngineSettings, load
 from tasks import contracts
 from workers import broker, logging, publisher
-from workers.app import app
 from workers.broker import BrokerView
 from workers.publisher import Envelope
 from workers.sweep import Situation, Sweep
@@ -47,13 +46,13 @@ class Pause(NamedTuple):
 IDLE = Pause(0.004, POLL_SECONDS)
 """Wake-ups that come faster than the least are answered together."""
 
-BUSY = Pause(0.02, 0.02)
+BUSY = Pause(0.01, 0.01)
 """While a full queue or a spent limit holds jobs back: wake-ups change nothing then."""
 
 AWAY = Pause(0.5, 0.5)
 """After Postgres or Redis didn't answer."""
 
-Publish = Callable[[Sequence[Envelope], float], None]
+Publish = Callable[[Sequence[Envelope], float], Awaitable[None]]
 _log = structlog.get_logger(__name__)
 
 
@@ -73,11 +72,11 @@ class Relay:
         self._publish = publish
         self._contracts = {contract.kind: contract for contract in kinds}
         self._queues = sorted({c.policy.queue for c in self._contracts.values()})
-        # One thread, always the same: kombu and Celery keep their connections a thread each.
-        self._publishing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
         self._woken: set[str] = set()
+        self._deep: set[str] = set()  # kinds of which the last batch was full
         self._wake = asyncio.Event()
         self._last_look = 0.0
+        self._idle_view: BrokerView | None = None
         self.situation: Situation | None = None
         """Kept up to date by the sweep; before its first look, a limit or a pause isn't known."""
 
@@ -90,80 +89,110 @@ class Relay:
         """Do rounds until ``stopping``; an outage of Postgres or Redis is waited out."""
         while not stopping.is_set():
             try:
-                pause = await self.run_once()
-            except (SQLAlchemyError, redis.RedisError, KombuError, OSError) as error:
+                async with self._sessions.committing() as statements:
+                    while not stopping.is_set():
+                        async with in_time():
+                            pause = await self.run_once(statements)
+                        await self._rest(pause)
+            except (SQLAlchemyError, redis.RedisError, OSError) as error:
                 _log.warning("relay.away", error=f"{type(error).__name__}: {error}")
-                pause = AWAY
-            await asyncio.sleep(pause.least)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause.most - pause.least)
-            self._wake.clear()
+                await self._rest(AWAY)
 
-    async def run_once(self) -> Pause:
-        """Do one round and return how long the next should wait."""
-        situation, view = self.situation, await broker.look(self._redis, self._queues)
+    async def _rest(self, pause: Pause) -> None:
+        await asyncio.sleep(pause.least)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), pause.most - pause.least)
+        self._wake.clear()
+
+    async def run_once(self, statements: AsyncConnection) -> Pause:
+        """Do one round and return how long the next should wait.
+
+        Args:
+            statements: a connection on which each commits itself.
+        """
+        situation, view = self.situation, self._idle_view or await self._look()
         if situation is None or not view.remembers:
+            self._idle_view = None
             return BUSY  # the sweep sets things right first
         held_back = False
-        for kind in await self._candidates():
-            held_back |= await self._relay(kind, situation, view)
-        return BUSY if held_back or self._woken else IDLE
+        for kind in await self._candidates(statements):
+            held_back |= await self._relay(statements, kind, situation, view)
+        if held_back or self._woken:
+            self._idle_view = None
+            return BUSY
+        # Looked up ahead, so that a lone job needn't wait for it: empty queues stay empty unless a
+        # relay fills them, and what another did meanwhile makes no more than a message too many.
+        view = await self._look()
+        self._idle_view = None if any(view.lengths.values()) else view
+        return IDLE
 
-    async def _candidates(self) -> list[str]:
+    async def _look(self) -> BrokerView:
+        return await broker.look(self._redis, self._queues)
+
+    async def _candidates(self, statements: AsyncConnection) -> list[str]:
         """Return the kinds worth a look: those woken, and at times whatever is due."""
         now = asyncio.get_running_loop().time()
         kinds, self._woken = self._woken, set()
         if not kinds or now - self._last_look > POLL_SECONDS:
             self._last_look = now
-            async with self._sessions.begin() as tx:
-                kinds |= await dispatch.due_kinds(tx, list(self._contracts))
+            kinds |= await dispatch.due_kinds(statements, list(self._contracts))
         return sorted(kinds)
 
-    async def _relay(self, kind: str, situation: Situation, view: BrokerView) -> bool:
+    async def _relay(
+        self, statements: AsyncConnection, kind: str, situation: Situation, view: BrokerView
+    ) -> bool:
         """Dispatch one batch of ``kind``; return whether some of it is still held back."""
         policy = self._contracts[kind].policy
         workers = situation.workers.get(policy.queue, 0)
         # A message in reserve for every second worker: all of them are busy, and what gathers
         # meanwhile makes the next chunk larger, which is the lever of throughput. It stays where a
-        # limit, a pause or a cancel still reaches it.
-        reserve = max(1, workers // 2)
+        # limit, a pause or a cancel still reaches it. Of a backlog that fills every chunk anyway,
+        # there is one for each, so that nobody waits for the next round.
+        reserve = max(1, workers if kind in self._deep else workers // 2)
         if view.lengths[policy.queue] >= reserve or policy.queue in situation.paused:
             self._woken.add(kind)
             return True
-        batch, sent_at, spent = await self._dispatch(
-            kind, dispatch.BATCH, limited=kind in situation.limited
-        )
+        most = dispatch.batch_size(policy.chunk, workers)
+        spent = False
+        if kind in situation.limited:
+            batch, spent = await self._dispatch_limited(kind, most)
+        else:
+            failpoint("before_dispatch_commit")
+            batch = await dispatch.dispatch(statements, kind, most)
+        failpoint("after_dispatch_commit")
+        more = len(batch) == most
         if batch:
             # Without a worker there, quarantine would lose the job's last chances one by one.
             aside = QUARANTINE if situation.workers.get(QUARANTINE) else policy.queue
-            chunks = dispatch.chunks(batch, most=policy.chunk, workers=workers)
+            chunks = dispatch.chunks(batch, most=policy.chunk, workers=workers, more=more)
             await self._send(
                 [Envelope(kind, aside if c.quarantined else policy.queue, c) for c in chunks],
-                sent_at,
+                batch[0].sent_at,
             )
-        if spent or len(batch) == dispatch.BATCH:
+        if more:
+            self._deep.add(kind)
+        else:
+            self._deep.discard(kind)
+        if spent or more:
             self._woken.add(kind)
         return spent
 
-    async def _dispatch(
-        self, kind: str, most: int, *, limited: bool
-    ) -> tuple[list[dispatch.Dispatched], float, bool]:
-        """Return what was dispatched, when, and whether a limit held more back."""
+    async def _dispatch_limited(
+        self, kind: str, most: int
+    ) -> tuple[list[dispatch.Dispatched], bool]:
+        """Return what was dispatched, and whether the limit held more back."""
         async with self._sessions.begin() as tx:
-            granted = await limits.grant(tx, kind, most) if limited else most
+            granted = await limits.grant(tx, kind, most)
             batch = await dispatch.dispatch(tx, kind, granted) if granted else []
-            if limited and len(batch) < granted:
+            if len(batch) < granted:
                 await limits.give_back(tx, kind, granted - len(batch))
-            sent_at = await dispatch.transaction_time(tx)
             failpoint("before_dispatch_commit")
-        failpoint("after_dispatch_commit")
-        return batch, sent_at, granted < most and len(batch) == granted
+        return batch, granted < most and len(batch) == granted
 
     async def _send(self, envelopes: Sequence[Envelope], sent_at: float) -> None:
         try:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._publishing, self._publish, envelopes, sent_at)
-        except (KombuError, redis.RedisError, OSError):
+            await self._publish(envelopes, sent_at)
+        except (redis.RedisError, OSError):
             deliveries = [one for envelope in envelopes for one in envelope.chunk.deliveries]
             async with self._sessions.begin() as tx:
                 await dispatch.take_back(tx, deliveries)
@@ -193,7 +222,7 @@ async def _main() -> None:
     )
     sessions = session_factory(engine)
     cache, queues = doorbell.connect(str(settings.redis_url)), doorbell.connect(settings.broker)
-    relay = Relay(sessions, queues, partial(publisher.publish, app), contracts.ALL)
+    relay = Relay(sessions, queues, partial(publisher.publish, queues), contracts.ALL)
     sweep = Sweep(sessions, queues, doorbell.Doorbell(cache), contracts.ALL, relay)
     listener = asyncio.create_task(_listen(cache, relay))
     try:
@@ -210,4 +239,5 @@ async def _main() -> None:
 def main() -> None:
     """Run a relay until SIGTERM or SIGINT."""
     logging.configure()
+    gc.freeze()  # what is imported stays: no collection needs to look through it
     uvloop.run(_main())

@@ -8,6 +8,7 @@ heartbeat has a second thread: a busy loop must not look dead, a stopped process
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import threading
@@ -175,6 +176,10 @@ def prepare(node: str, queues: Sequence[str]) -> None:
         # Celery logs what a hook raises and goes on, unless it is an exit.
         sys.exit(f"the flow is not complete: {error}")
     _plan = plan
+    # What is loaded by now stays: no process needs to look for garbage in it, or copies a page of
+    # its parent's for that.
+    gc.collect()
+    gc.freeze()
 
 
 def start() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
-from redis import RedisError
+from redis import Redis, RedisError
 
 from goodsyard.dropped import Reason
 from workers import tally
@@ -20,7 +20,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Channel(redis.Channel):
-    """kombu's channel, but for what it does with what it can't read."""
+    """kombu's channel, but for what it does with what it can't read, and how it sends events."""
+
+    _sender: Redis | None = None
+
+    def _create_client(self, asynchronous: bool = False) -> Redis:  # noqa: FBT001, FBT002 - kombu's own
+        # kombu makes a new client, half a millisecond's work on the same pool, for every event that
+        # a worker node's parent sends, and so several for every message that it passes on.
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[misc, no-any-return]  # not in kombu's stubs
+        if self._sender is None or self._sender.connection_pool is not self.pool:
+            self._sender = super()._create_client()  # type: ignore[misc]  # as above
+        return self._sender
 
     def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401 - kombu's own
         try:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 import pytest
 import redis.asyncio
-from celery import Celery
-from kombu import Queue
 
 from goodsyard import dispatch, doorbell, heartbeat, sweeper
 from goodsyard.claims import Delivery
@@ -42,14 +40,6 @@ async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 
 
 @pytest.fixture
-def celery_app(redis_url: str) -> Iterator[Celery]:
-    app = Celery("tests", broker=redis_url, set_as_current=False)
-    app.conf.task_queues = [Queue("orders"), Queue("payments")]
-    yield app
-    app.close()
-
-
-@pytest.fixture
 def listener() -> Listener:
     return Listener()
 
@@ -64,15 +54,16 @@ async def register(yard: Yard, *queues: str) -> None:
         await heartbeat.beat(tx, Worker(uuid4(), "node", queues))
 
 
-async def send(yard: Yard, app: Celery, *, ago: float = 0) -> list[Delivery]:
+async def send(yard: Yard, client: redis.asyncio.Redis, *, ago: float = 0) -> list[Delivery]:
     """Dispatch and publish what is due, as a relay did so many seconds ago."""
     async with yard.sessions.begin() as tx:
-        batch = [job.delivery for job in await dispatch.dispatch(tx, Note.kind, 500)]
-        sent_at = await dispatch.transaction_time(tx) - ago
+        batch = await dispatch.dispatch(tx, Note.kind, 500)
     await yard.sql("UPDATE goodsyard.job SET deadline = deadline - make_interval(secs => :s)",
                    s=ago)  # fmt: skip
-    publisher.publish(app, [Envelope(Note.kind, "orders", Chunk(tuple(batch)))], sent_at)
-    return batch
+    deliveries = [job.delivery for job in batch]
+    chunk = Envelope(Note.kind, "orders", Chunk(tuple(deliveries)))
+    await publisher.publish(client, [chunk], batch[0].sent_at - ago)
+    return deliveries
 
 
 async def later(yard: Yard) -> None:
@@ -80,7 +71,7 @@ async def later(yard: Yard) -> None:
 
 
 async def test_the_oldest_message_tells_when_it_was_dispatched(
-    yard: Yard, client: redis.asyncio.Redis, celery_app: Celery
+    yard: Yard, client: redis.asyncio.Redis
 ) -> None:
     assert await broker.oldest_sent_at(client, "orders") is None
     moments = []
@@ -88,7 +79,7 @@ async def test_the_oldest_message_tells_when_it_was_dispatched(
         await yard.stage(Note())
         ((moment,),) = await yard.sql("SELECT extract(epoch FROM now())::float8")
         moments.append(moment)
-        await send(yard, celery_app)
+        await send(yard, client)
     oldest = await broker.oldest_sent_at(client, "orders")
     assert oldest is not None
     assert moments[0] <= oldest <= moments[1]
@@ -115,11 +106,11 @@ async def test_a_message_that_is_not_ours_tells_nothing(
 
 
 async def test_what_still_waits_in_redis_is_not_lost(
-    yard: Yard, sweep: Sweep, celery_app: Celery, client: redis.asyncio.Redis
+    yard: Yard, sweep: Sweep, client: redis.asyncio.Redis
 ) -> None:
     await register(yard, "orders")
     await yard.stage(Note())
-    ((job, _),) = await send(yard, celery_app, ago=600)
+    ((job, _),) = await send(yard, client, ago=600)
     for _ in range(3):
         await sweep.run_once()
     assert (await yard.job(job)).lost == 0

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from goodsyard import execution
+from goodsyard import execution, turns
 from goodsyard.contracts import Policy
 from goodsyard.job import Job
 from tests.askers import PATIENCE
@@ -61,7 +61,7 @@ async def test_a_calls_time_begins_with_its_turn(
 async def test_a_job_that_waits_too_long_for_its_turn_keeps_its_place_and_its_attempts(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
     busy = Busy(0.5)
     deliveries = await yard.deliver(*(AskInTurn(line=str(n)) for n in range(4)))
     before = await _due(yard)

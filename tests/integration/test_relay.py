@@ -29,7 +29,7 @@ class Messages:
     def __init__(self) -> None:
         self.jobs = 0
 
-    def publish(self, envelopes: Sequence[Envelope], _sent_at: float) -> None:
+    async def publish(self, envelopes: Sequence[Envelope], _sent_at: float) -> None:
         self.jobs += sum(len(envelope.chunk.deliveries) for envelope in envelopes)
 
 
@@ -60,10 +60,12 @@ async def relay(
     ("situation", "sent"), [(None, 0), (ON_HOLD, 0), (NOTHING_HOLDS_BACK, JOBS)]
 )
 async def test_a_relay_sends_nothing_before_it_knows_what_it_may_send(
+    sessions: Sessions,
     relay: Callable[[Situation | None], Relay],
     messages: Messages,
     situation: Situation | None,
     sent: int,
 ) -> None:
-    await relay(situation).run_once()
+    async with sessions.committing() as statements:
+        await relay(situation).run_once(statements)
     assert messages.jobs == sent

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from goodsyard.dispatch import BATCH, QUARANTINE_AFTER, Dispatched, chunks
+from goodsyard.dispatch import BATCH, QUARANTINE_AFTER, Dispatched, batch_size, chunks
 from goodsyard.job import new_id
 
 
 def dispatched(count: int, lost: int = 0) -> list[Dispatched]:
-    return [Dispatched(new_id(), fence=1, lost=lost) for _ in range(count)]
+    return [Dispatched(new_id(), fence=1, lost=lost, sent_at=0.0) for _ in range(count)]
 
 
-def sizes(count: int, *, most: int, workers: int) -> list[int]:
-    return [len(c.deliveries) for c in chunks(dispatched(count), most=most, workers=workers)]
+def sizes(count: int, *, most: int, workers: int, more: bool = False) -> list[int]:
+    shared = chunks(dispatched(count), most=most, workers=workers, more=more)
+    return [len(chunk.deliveries) for chunk in shared]
 
 
 def test_nothing_makes_no_message() -> None:
@@ -33,12 +34,21 @@ def test_a_backlog_is_shared_among_the_workers_down_to_what_is_worth_a_message(
     assert sizes(120, most=200, workers=workers) == expected
 
 
-def test_a_full_batch_goes_in_chunks_as_large_as_the_kind_allows() -> None:
-    assert sizes(BATCH, most=200, workers=8) == [200, 200, 100]
+def test_a_backlog_that_goes_on_is_sent_in_chunks_as_large_as_the_kind_allows() -> None:
+    assert sizes(500, most=200, workers=8, more=True) == [200, 200, 100]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "workers", "expected"), [(1, 0, 2), (1, 4, 8), (200, 2, 800), (200, 8, BATCH)]
+)
+def test_a_batch_is_a_chunk_for_each_worker_and_one_in_reserve(
+    chunk: int, workers: int, expected: int
+) -> None:
+    assert batch_size(chunk, workers) == expected
 
 
 def test_no_chunk_is_larger_than_the_kind_allows() -> None:
-    assert max(sizes(BATCH - 1, most=50, workers=1)) == 50
+    assert max(sizes(499, most=50, workers=1)) == 50
 
 
 def test_a_queue_without_a_known_worker_gets_its_jobs_all_the_same() -> None:

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from goodsyard.contracts import Backoff, Effect, Rate
-from goodsyard.execution import CALL_SECONDS, PATIENCE_SECONDS, TURN_SECONDS
+from goodsyard.execution import CALL_SECONDS, PATIENCE_SECONDS
+from goodsyard.turns import TURN_SECONDS
 from tasks import contracts
 from tasks.contracts import ProcessOrder, SendEmail
 

@@ -217,13 +217,12 @@ class Shop:
                 batch = await dispatch.dispatch(tx, kind, dispatch.BATCH)
                 fresh = {job.delivery for job in batch}
                 assert not fresh & self.dispatched, f"dispatched again: {fresh & self.dispatched}"
-                sent_at = await dispatch.transaction_time(tx)
             self.dispatched |= fresh
             if await self.boundaries.stop("publish") is Fate.GO_ON:
                 for chunk in dispatch.chunks(batch, most=most, workers=PROCESSES):
                     queue = self._flow.contracts[kind].policy.queue
                     aside = dispatch.QUARANTINE if chunk.quarantined else queue
-                    self.broker.append(Message(aside, kind, chunk.deliveries, sent_at))
+                    self.broker.append(Message(aside, kind, chunk.deliveries, batch[0].sent_at))
             else:
                 async with self.sessions.begin() as tx:
                     await dispatch.take_back(tx, [job.delivery for job in batch])
