@@ -1,0 +1,63 @@
+"""``python -m benchmarks``: measures what it is asked to, keeps it at once, ends by 1 if any failed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import figures, report
+from benchmarks.arms import Arm
+from benchmarks.figures import Results
+from benchmarks.rounds import carry_out
+from benchmarks.sections import queue
+from benchmarks.servers import Servers
+from benchmarks.yard import ROOT, Shop
+from ops.plan import sole_use
+
+FOLDER = ROOT / ".bench"
+LATEST = ROOT / "benchmarks" / "results" / "latest.json"
+QUICK = LATEST.with_name("quick.json")
+
+_console = Console(highlight=False)
+
+
+def main(
+    *,
+    only: Annotated[list[str] | None, typer.Option(help="A section; may be repeated.")] = None,
+    systems: Annotated[str | None, typer.Option(help="By commas; all, if not given.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs of each.")] = 3,
+    scale: Annotated[float, typer.Option(help="Jobs of a run, as a part of the usual.")] = 1.0,
+    quick: Annotated[bool, typer.Option(help="No peers, one small run: three minutes.")] = False,
+) -> None:
+    """Measure Goodsyard, its peers and the limits of this machine, in turn."""
+    results_file = QUICK if quick else LATEST
+    failures: dict[str, dict[str, str]] = {}
+    with sole_use(FOLDER), Servers(FOLDER / "servers") as servers:
+        shop = Shop.open(servers)
+        chosen = _chosen(queue.arms(shop), only, systems)
+        results = figures.load(results_file)
+        for section in dict.fromkeys(arm.section for arm in chosen):
+            arms = [arm for arm in chosen if arm.section == section]
+            outcome = carry_out(arms, runs, _console.print)
+            results = figures.merged(results, figures.summed_up(outcome.runs))
+            figures.save(results, results_file)
+            failures |= {section: outcome.failures} if outcome.failures else {}
+    _console.print(report.table(results, failures))
+    sys.exit(1 if failures else 0)
+
+
+def _chosen(arms: list[Arm], only: list[str] | None, systems: str | None) -> list[Arm]:
+    wanted = set(systems.split(",")) if systems else None
+    return [
+        arm
+        for arm in arms
+        if (not only or arm.section in only) and (wanted is None or arm.system in wanted)
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,69 @@
+"""The rate at which jobs go in, and at which they are carried out once the queue is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import uvloop
+
+from benchmarks import marks, producer
+from benchmarks.arms import Arm, Figures
+from benchmarks.jobs import Nap, Noop
+from benchmarks.yard import BenchmarkError, Shop, Yard
+from goodsyard.contracts import Contract
+
+SYSTEM = "goodsyard"
+
+_JOBS = {"noop": 100_000, "io50": 20_000, "enqueue": 50_000}
+
+
+def arms(shop: Shop) -> list[Arm]:
+    """Return Goodsyard's arms of ``noop``, ``io50`` and ``enqueue``."""
+    runs: dict[str, Callable[[int], Figures]] = {
+        "noop": partial(_drain, shop, "noop", Noop),
+        "io50": partial(_drain, shop, "io50", Nap),
+        "enqueue": partial(_enqueue, shop),
+    }
+    return [Arm(section, SYSTEM, _JOBS[section], run) for section, run in runs.items()]
+
+
+def drain(yard: Yard, kind: type[Noop] | type[Nap], jobs: int) -> float:
+    """Fill the queue, then start a relay and one worker node; return jobs a second.
+
+    From the first job's mark to the last one's; that each ran once, and is in the history, is
+    checked.
+
+    Raises:
+        BenchmarkError: a job didn't run, or not once.
+    """
+    before = yard.count_done(kind.kind)
+    fill(yard, [kind(number=number) for number in range(jobs)])
+    yard.start_relay()
+    yard.start_workers()
+    yard.await_marks(jobs)
+    yard.await_done(kind.kind, before + jobs)
+    try:
+        return marks.rate(yard.ground.marks, range(jobs))
+    except ValueError as error:
+        raise BenchmarkError(str(error)) from error
+
+
+def fill(yard: Yard, contracts: list[Contract]) -> None:
+    """Hand jobs in while nobody works."""
+    uvloop.run(producer.submit(yard.ground.sqlalchemy, contracts))
+
+
+def _drain(shop: Shop, section: str, kind: type[Noop] | type[Nap], jobs: int) -> Figures:
+    with shop.yard() as yard:
+        return {section: {SYSTEM: drain(yard, kind, jobs)}}
+
+
+def _enqueue(shop: Shop, jobs: int) -> Figures:
+    contracts = [Noop(number=number) for number in range(jobs)]
+    with shop.yard() as yard:
+        seconds = uvloop.run(producer.submit(yard.ground.sqlalchemy, contracts))
+        there = yard.number("SELECT count(*) FROM goodsyard.job")
+    if there != jobs:
+        raise BenchmarkError(f"{there} of {jobs} jobs are in the queue")
+    return {"enqueue": {SYSTEM: jobs / seconds}}
