@@ -27,7 +27,6 @@ async def reserve(order: int) -> None:
         found = await connection.execute(statements.RESERVE_ORDER, [order])
         skus = await found.fetchone()
         if skus:
-            await connection.execute(statements.LOCK_STOCK, skus)
             await connection.execute(statements.TAKE_STOCK, skus)
 
 

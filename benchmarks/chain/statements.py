@@ -9,9 +9,11 @@ RESERVE_ORDER = """
 UPDATE orders SET status = 'reserved' WHERE id = %s AND status = 'new'
 RETURNING first_sku, second_sku
 """
-# In the order of the SKUs, so that no two orders wait for each other.
-LOCK_STOCK = "SELECT FROM stock WHERE sku IN (%s, %s) ORDER BY sku FOR UPDATE"
-TAKE_STOCK = "UPDATE stock SET on_hand = on_hand - 1 WHERE sku IN (%s, %s)"
+# Locked in the order of the SKUs, so that no two orders wait for each other.
+TAKE_STOCK = """
+WITH locked AS (SELECT sku FROM stock WHERE sku IN (%s, %s) ORDER BY sku FOR UPDATE)
+UPDATE stock SET on_hand = on_hand - 1 FROM locked WHERE stock.sku = locked.sku
+"""
 
 READ_CHARGE = (
     "SELECT payment_id, amount, currency FROM orders WHERE id = %s AND status = 'reserved'"

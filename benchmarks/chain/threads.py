@@ -26,7 +26,6 @@ def reserve(order: int) -> None:
     with _transaction() as connection:
         skus = connection.execute(statements.RESERVE_ORDER, [order]).fetchone()
         if skus:
-            connection.execute(statements.LOCK_STOCK, skus)
             connection.execute(statements.TAKE_STOCK, skus)
 
 

@@ -19,7 +19,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -70,21 +70,11 @@ class Run:
         return range(1, self.jobs + 1)
 
 
-class Producer(ABC):
-    """Sends jobs of the kinds ``noop``, ``nap`` (50 ms) and ``order`` (the chain)."""
-
-    @abstractmethod
-    def one(self, kind: str, number: int) -> None:
-        """Send one job as a request's handler would; return when the broker has it."""
-
-    def many(self, kind: str, numbers: Sequence[int]) -> None:
-        """Send jobs the fastest way the system has; here it has none but one by one."""
-        for number in numbers:
-            self.one(kind, number)
-
-
 class Peer(ABC):
-    """One system, as its bench.py describes it."""
+    """One system, as its bench.py describes it, and its producer.
+
+    Jobs are of the kinds ``noop``, ``nap`` (50 ms) and ``order`` (the chain).
+    """
 
     tasks: ModuleType
     """Its tasks.py; imported once the environment says where the servers are."""
@@ -93,16 +83,21 @@ class Peer(ABC):
         """Describe the system for one run."""
         self.run = run
 
-    def prepare(self) -> None:  # noqa: B027 - most need nothing
-        """Make what the system needs in Postgres."""
+    def prepare(self) -> None:  # noqa: B027 - some need nothing
+        """Make the system's tables, and connect the producer."""
 
     @abstractmethod
     def workers(self) -> list[list[str]]:
         """Return the commands that start the two worker processes, for the section at hand."""
 
     @abstractmethod
-    def producer(self) -> AbstractContextManager[Producer]:
-        """Return a connected producer."""
+    def one(self, kind: str, number: int) -> None:
+        """Send one job as a request's handler would; return when the broker has it."""
+
+    def many(self, kind: str, numbers: Sequence[int]) -> None:
+        """Send jobs the fastest way the system has; this one has none but one by one."""
+        for number in numbers:
+            self.one(kind, number)
 
 
 def main(peer: type[Peer], tasks: str) -> NoReturn:
@@ -165,20 +160,18 @@ def _give_up(number: int, _: FrameType | None) -> NoReturn:
 
 def _drain(peer: Peer, kind: str) -> Figures:
     """Fill the queue, then start the workers: the rate is from the first job to the last."""
-    with peer.producer() as producer:
-        producer.many(kind, peer.run.numbers)
+    peer.many(kind, peer.run.numbers)
     with _workers(peer) as workers:
         workers.wait(peer.run.jobs)
     return {peer.run.section: marks.rate(peer.run.marks, peer.run.numbers)}
 
 
 def _enqueue(peer: Peer) -> Figures:
-    """Nobody works meanwhile; the connection is made before."""
-    with peer.producer() as producer:
-        producer.one("noop", 0)
-        begin = time.perf_counter()
-        producer.many("noop", peer.run.numbers)
-        seconds = time.perf_counter() - begin
+    """Nobody works meanwhile; the first job, before the clock runs, opens what it has to."""
+    peer.one("noop", 0)
+    begin = time.perf_counter()
+    peer.many("noop", peer.run.numbers)
+    seconds = time.perf_counter() - begin
     return {"enqueue": peer.run.jobs / seconds}
 
 
@@ -187,11 +180,11 @@ def _latency(peer: Peer) -> Figures:
 
     def send_and_await() -> None:
         sent.append(time.monotonic_ns())
-        producer.one("noop", len(sent) - 1)
+        peer.one("noop", len(sent) - 1)
         workers.wait(len(sent), _LOOK_SECONDS_WHEN_IDLE)
         time.sleep(random.uniform(*GAP_SECONDS))  # noqa: S311 - no secret
 
-    with peer.producer() as producer, _workers(peer) as workers:
+    with _workers(peer) as workers:
         send_and_await()  # takes as long as a worker takes to come up
         warm = time.monotonic() + WARM_SECONDS
         while time.monotonic() < warm:
@@ -211,8 +204,7 @@ def _chain(peer: Peer) -> Figures:
 
     run = peer.run
     rows.seed(run.postgres, run.jobs)
-    with peer.producer() as producer:
-        producer.many("order", run.numbers)
+    peer.many("order", run.numbers)
     with _workers(peer) as workers:
         workers.wait(len(rows.marks_of(run.jobs)))
     rows.verify(run.postgres)

@@ -1,0 +1,1 @@
+"""Oban for Python, on Postgres."""

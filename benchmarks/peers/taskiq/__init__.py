@@ -1,0 +1,1 @@
+"""Taskiq on a Redis list."""
