@@ -8,6 +8,7 @@ same for all. The standard library is all it takes, since each peer has an envir
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import random
@@ -98,6 +99,36 @@ class Peer(ABC):
         """Send jobs the fastest way the system has; this one has none but one by one."""
         for number in numbers:
             self.one(kind, number)
+
+
+class AsyncPeer(Peer):
+    """A system whose producer is asynchronous: it has one event loop, which runs in its calls."""
+
+    def prepare(self) -> None:
+        """Open the loop and connect."""
+        self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(self.connect())
+
+    def one(self, kind: str, number: int) -> None:
+        """Send one job, and return when the broker has it."""
+        self._loop.run_until_complete(self.send(kind, number))
+
+    def many(self, kind: str, numbers: Sequence[int]) -> None:
+        """Send jobs within one call of the loop."""
+        self._loop.run_until_complete(self.send_many(kind, numbers))
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Make the system's tables, and connect the producer."""
+
+    @abstractmethod
+    async def send(self, kind: str, number: int) -> None:
+        """Send one job."""
+
+    async def send_many(self, kind: str, numbers: Sequence[int]) -> None:
+        """Send jobs the fastest way the system has; this one has none but one by one."""
+        for number in numbers:
+            await self.send(kind, number)
 
 
 def main(peer: type[Peer], tasks: str) -> NoReturn:
