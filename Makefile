@@ -71,6 +71,14 @@ soak: install ## everything that can go wrong, at random, for MINUTES=30; ARGS='
 faults-mutants: install ## switch off one guard at a time and see the fault matrix fail; ARGS names some
 	@$(RUN) tests.mutants $(ARGS)
 
+.PHONY: bench
+bench: install ## measure Goodsyard, its peers and the limits of this machine, in turn: an hour, alone on it
+	@$(RUN) benchmarks $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: install ## the same of Goodsyard and the limits alone, in three minutes
+	@$(RUN) benchmarks --quick $(ARGS)
+
 .PHONY: fuzz
 fuzz: EXAMPLES ?= 20000
 fuzz: SEED ?= $(shell od -An -N4 -tu4 /dev/urandom)

@@ -1,21 +1,20 @@
-"""``python -m benchmarks``: measures what it is asked to, keeps it at once, ends by 1 if any failed."""
+"""``python -m benchmarks``: measures what it is asked to, and keeps what it finds at once."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from benchmarks import figures, report
+from benchmarks import figures, others, report
 from benchmarks.arms import Arm
-from benchmarks.figures import Results
+from benchmarks.processes import ROOT
 from benchmarks.rounds import carry_out
-from benchmarks.sections import queue
+from benchmarks.sections import chain, queue
 from benchmarks.servers import Servers
-from benchmarks.yard import ROOT, Shop
+from benchmarks.yard import Shop
 from ops.plan import sole_use
 
 FOLDER = ROOT / ".bench"
@@ -30,7 +29,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="A section; may be repeated.")] = None,
     systems: Annotated[str | None, typer.Option(help="By commas; all, if not given.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Counted runs of each.")] = 3,
-    scale: Annotated[float, typer.Option(help="Jobs of a run, as a part of the usual.")] = 1.0,
+    scale: Annotated[float, typer.Option(help="This part of the usual number of jobs.")] = 1.0,
     quick: Annotated[bool, typer.Option(help="No peers, one small run: three minutes.")] = False,
 ) -> None:
     """Measure Goodsyard, its peers and the limits of this machine, in turn."""
@@ -38,11 +37,14 @@ def main(
     failures: dict[str, dict[str, str]] = {}
     with sole_use(FOLDER), Servers(FOLDER / "servers") as servers:
         shop = Shop.open(servers)
-        chosen = _chosen(queue.arms(shop), only, systems)
+        arms = [*queue.arms(shop), *chain.arms(shop), *others.limits(servers)]
+        if not quick:
+            arms += others.Peers(servers, FOLDER / "venvs", _console.print).arms()
+        chosen = _chosen(arms, only, systems)
         results = figures.load(results_file)
         for section in dict.fromkeys(arm.section for arm in chosen):
-            arms = [arm for arm in chosen if arm.section == section]
-            outcome = carry_out(arms, runs, _console.print)
+            these = [arm.scaled(scale) for arm in chosen if arm.section == section]
+            outcome = carry_out(these, runs, _console.print)
             results = figures.merged(results, figures.summed_up(outcome.runs))
             figures.save(results, results_file)
             failures |= {section: outcome.failures} if outcome.failures else {}

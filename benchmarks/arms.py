@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Self, TypeAlias
 
 Figures: TypeAlias = dict[str, dict[str, float]]
 """What one run came to: by section, by system."""
@@ -35,3 +35,7 @@ class Arm:
     run: Callable[[int], Figures]
     runs: int | None = None
     warms_up: bool = True
+
+    def scaled(self, part: float) -> Self:
+        """Return the same with that part of its jobs."""
+        return replace(self, jobs=max(1, round(self.jobs * part)))

@@ -6,7 +6,6 @@ takes the place of what was there; the rest stays.
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +90,7 @@ def save(results: Results, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def readable(value: float) -> str:

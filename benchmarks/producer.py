@@ -26,13 +26,15 @@ async def sessions(url: str) -> AsyncIterator[Sessions]:
 
 
 async def submit(url: str, contracts: Sequence[Contract]) -> float:
-    """Hand jobs in, batch by batch, and return how many seconds that took, connecting aside."""
+    """Hand jobs in and return how many a second; the first, before the clock runs, connects."""
     async with sessions(url) as made:
-        async with made.begin():
-            pass
+        await _submit(made, contracts[:1])
         begin = time.perf_counter()
-        for at in range(0, len(contracts), BATCH):
-            staged = [Staged(TENANT, contract) for contract in contracts[at : at + BATCH]]
-            async with made.begin() as tx:
-                await stage(tx, staged)
-        return time.perf_counter() - begin
+        for at in range(1, len(contracts), BATCH):
+            await _submit(made, contracts[at : at + BATCH])
+        return (len(contracts) - 1) / (time.perf_counter() - begin)
+
+
+async def _submit(made: Sessions, contracts: Sequence[Contract]) -> None:
+    async with made.begin() as tx:
+        await stage(tx, [Staged(TENANT, contract) for contract in contracts])

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks.arms import WARM_UP, Arm, Figures, Say
 from benchmarks.figures import readable
-from benchmarks.yard import BenchmarkError
+from benchmarks.processes import BenchmarkError
 from ops.errors import CommandError
 
 FAILURES = (BenchmarkError, CommandError, OSError, PostgresError, RedisError, SQLAlchemyError)

@@ -10,7 +10,8 @@ import uvloop
 from benchmarks import marks, producer
 from benchmarks.arms import Arm, Figures
 from benchmarks.jobs import Nap, Noop
-from benchmarks.yard import BenchmarkError, Shop, Yard
+from benchmarks.processes import BenchmarkError
+from benchmarks.yard import Shop, Yard
 from goodsyard.contracts import Contract
 
 SYSTEM = "goodsyard"
@@ -28,7 +29,7 @@ def arms(shop: Shop) -> list[Arm]:
     return [Arm(section, SYSTEM, _JOBS[section], run) for section, run in runs.items()]
 
 
-def drain(yard: Yard, kind: type[Noop] | type[Nap], jobs: int) -> float:
+def drain(yard: Yard, kind: type[Noop | Nap], jobs: int) -> float:
     """Fill the queue, then start a relay and one worker node; return jobs a second.
 
     From the first job's mark to the last one's; that each ran once, and is in the history, is
@@ -54,7 +55,7 @@ def fill(yard: Yard, contracts: list[Contract]) -> None:
     uvloop.run(producer.submit(yard.ground.sqlalchemy, contracts))
 
 
-def _drain(shop: Shop, section: str, kind: type[Noop] | type[Nap], jobs: int) -> Figures:
+def _drain(shop: Shop, section: str, kind: type[Noop | Nap], jobs: int) -> Figures:
     with shop.yard() as yard:
         return {section: {SYSTEM: drain(yard, kind, jobs)}}
 
@@ -62,8 +63,8 @@ def _drain(shop: Shop, section: str, kind: type[Noop] | type[Nap], jobs: int) ->
 def _enqueue(shop: Shop, jobs: int) -> Figures:
     contracts = [Noop(number=number) for number in range(jobs)]
     with shop.yard() as yard:
-        seconds = uvloop.run(producer.submit(yard.ground.sqlalchemy, contracts))
+        rate = uvloop.run(producer.submit(yard.ground.sqlalchemy, contracts))
         there = yard.number("SELECT count(*) FROM goodsyard.job")
     if there != jobs:
         raise BenchmarkError(f"{there} of {jobs} jobs are in the queue")
-    return {"enqueue": {SYSTEM: jobs / seconds}}
+    return {"enqueue": {SYSTEM: rate}}

@@ -1,0 +1,154 @@
+"""The peers and the limits: programs of their own, each on the same ground as Goodsyard.
+
+A peer lives in a virtual environment of its own, made once from its pinned requirements.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+import venv
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.arms import Arm, Figures, Say
+from benchmarks.processes import ROOT, BenchmarkError, Processes
+from benchmarks.servers import Servers
+from ops.children import last_lines
+
+_PEERS = ROOT / "benchmarks" / "peers"
+
+_MOST_SECONDS = 150.0  # they end by themselves before that
+_LOOK_AGAIN = 0.05
+
+# Fewer of the slower ones: each counted run takes seconds, not minutes.
+_NOOP = {
+    "celery prefork": 20_000,
+    "celery best pool": 20_000,
+    "dramatiq": 20_000,
+    "taskiq": 20_000,
+    "huey": 20_000,
+    "oban": 20_000,
+    "procrastinate": 4_000,
+    "dbos": 3_000,
+}
+_OTHERS = {"enqueue": 5_000, "io50": 4_000, "latency": 300, "chain": 2_000}
+_OTHERS_OF_THE_SLOW = {"enqueue": 2_000, "io50": 2_000, "latency": 300, "chain": 500}
+_SLOW = {"procrastinate", "dbos"}
+_WITHOUT_A_CHAIN = {"huey", "oban"}
+
+_LIMITS = {"limit set-wise": "setwise", "limit one-by-one": "one_by_one"}
+_LIMIT_ORDERS = 6_000
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The peers, over servers.
+
+    Attributes:
+        servers: those of all systems.
+        environments: where the virtual environments are made, at first use, and kept.
+        say: tells that one is being made.
+    """
+
+    servers: Servers
+    environments: Path
+    say: Say
+
+    def arms(self) -> list[Arm]:
+        """Return every peer's arms."""
+        return [
+            Arm(section, system, jobs, partial(self._run, section, system))
+            for system in _NOOP
+            for section, jobs in _sections(system).items()
+        ]
+
+    def _run(self, section: str, system: str, jobs: int) -> Figures:
+        folder = _PEERS / system.partition(" ")[0]
+        python = str(_environment(folder, self.environments, self.say))
+        program = [str(folder / "bench.py"), system, section]
+        return _measured(self.servers, system, section, program, jobs, python, folder)
+
+
+def limits(servers: Servers) -> list[Arm]:
+    """Return the arms of the two programs that do the chain's work without any job system."""
+    return [
+        Arm("chain", system, _LIMIT_ORDERS, partial(_limit, servers, system, module))
+        for system, module in _LIMITS.items()
+    ]
+
+
+def _sections(system: str) -> dict[str, int]:
+    others = _OTHERS_OF_THE_SLOW if system in _SLOW else _OTHERS
+    return {
+        section: jobs
+        for section, jobs in {"noop": _NOOP[system], **others}.items()
+        if section != "chain" or system not in _WITHOUT_A_CHAIN
+    }
+
+
+def _limit(servers: Servers, system: str, module: str, orders: int) -> Figures:
+    program = ["-m", f"benchmarks.limits.{module}", "chain"]
+    return _measured(servers, system, "chain", program, orders)
+
+
+def _measured(  # noqa: PLR0913, PLR0917 - all that tells one program from another
+    servers: Servers,
+    system: str,
+    section: str,
+    program: list[str],
+    jobs: int,
+    python: str = sys.executable,
+    folder: Path | None = None,
+) -> Figures:
+    with servers.ground() as ground, Processes(ground) as processes:
+        gateway = processes.start_gateway() if section == "chain" else "http://127.0.0.1:9"
+        own, result = ground.folder / "own", ground.folder / "result.json"
+        own.mkdir()
+        processes.start(
+            "program",
+            *program,
+            *("--jobs", str(jobs), "--redis", ground.redis, "--postgres", ground.postgres),
+            *("--gateway", gateway, "--folder", str(own), "--result", str(result)),
+            python=python,
+            folder=folder,
+        )
+        _await_end(processes)
+        figures: dict[str, float] = json.loads(result.read_bytes())
+    return {name: {system: value} for name, value in figures.items()}
+
+
+def _await_end(processes: Processes) -> None:
+    until = time.monotonic() + _MOST_SECONDS
+    while (status := processes.status("program")) is None and time.monotonic() < until:
+        time.sleep(_LOOK_AGAIN)
+    if status is None:
+        raise BenchmarkError(f"it did not end within {_MOST_SECONDS:.0f} s")
+    if status != 0:
+        raise BenchmarkError(last_lines(processes.log("program"), 1))
+
+
+def _environment(peer: Path, environments: Path, say: Say) -> Path:
+    """Return the Python of a peer's environment, made anew where its requirements have changed."""
+    requirements = peer / "requirements.txt"
+    if not requirements.exists():
+        raise BenchmarkError(f"{peer.name} has no requirements.txt")
+    folder = environments / peer.name
+    python, stamp = folder / "bin" / "python", folder / "made-from"
+    made_from = hashlib.sha256(sys.version.encode() + requirements.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != made_from:
+        say(f"Installing {peer.name} into {folder.relative_to(ROOT)} ...")
+        stamp.unlink(missing_ok=True)
+        venv.create(folder, clear=True, with_pip=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        made = subprocess.run(
+            [*install, "--requirement", str(requirements)], capture_output=True, check=False
+        )
+        if made.returncode != 0:
+            raise BenchmarkError(f"{peer.name} can't be installed: {made.stderr.decode()[-500:]}")
+        stamp.write_text(made_from)
+    return python
