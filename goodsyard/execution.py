@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
@@ -38,6 +38,10 @@ CALL_SECONDS = 20.0
 """The most a provider may take, from the beginning of the call; under the worker's hard time limit
 (30 s), so that the verdict on a hanging call is ours, not a killed process."""
 
+MOST_CALLS_OUT = 1_000
+"""Calls that a process has out at the most, those that hang included: room for one in a hundred to
+hang for as long as a call may take."""
+
 PATIENCE_SECONDS = 20.0
 """How long a chunk is tried again while Postgres is away: a restart costs no attempt."""
 
@@ -52,6 +56,8 @@ _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
 _OUTAGES = ("57P01", "57P02", "57P03", "08", "53")
 
 T = TypeVar("T")
+_Answered: TypeAlias = tuple[Job[Any], object] | Outcome
+"""A job with its provider's answer, or the outcome where there is none."""
 _log = structlog.get_logger(__name__)
 
 
@@ -84,7 +90,8 @@ class Executor:
         self._sessions = sessions
         self._doorbell = doorbell
         self._worker = worker
-        self._calls_out = 0
+        self._out: set[asyncio.Task[_Answered]] = set()
+        self._one_returned = asyncio.Event()
         self._turns = Turns()
         self._calling: set[asyncio.Task[None]] = set()
         self._leasing = asyncio.Lock()
@@ -152,15 +159,23 @@ class Executor:
         claimed = await self._lease(handler, deliveries)
         failpoint("after_claim")
         self._stale += len(deliveries) - len(claimed)
-        self._calls_out += len(claimed)
-        calling = asyncio.create_task(self._call_and_settle(handler, claimed))
+        calls = {asyncio.create_task(self._call(handler, row)): row for row in claimed}
+        for call in calls:
+            self._out.add(call)
+            call.add_done_callback(self._returned)
+        calling = asyncio.create_task(self._settle_as_they_return(handler, calls))
         self._calling.add(calling)
         calling.add_done_callback(self._called)
         # The next chunk may come while this one's last calls are out: one call that hangs must not
         # hold its neighbours' successors back.
         room = handler.contract.policy.chunk // 2
-        while self._calls_out > room and not calling.done():
-            await asyncio.wait({calling}, timeout=GATHER_SECONDS)
+        while sum(not call.done() for call in calls) > room or len(self._out) > MOST_CALLS_OUT:
+            self._one_returned.clear()
+            await self._one_returned.wait()
+
+    def _returned(self, call: asyncio.Task[_Answered]) -> None:
+        self._out.discard(call)
+        self._one_returned.set()
 
     def _called(self, calling: asyncio.Task[None]) -> None:
         self._calling.discard(calling)
@@ -169,11 +184,10 @@ class Executor:
             # next holder repeats the calls under the same keys.
             _log.error("answers.not_written", exc_info=error)
 
-    async def _call_and_settle(
-        self, handler: ExternalHandler[Any, Any], claimed: Sequence[Claimed]
+    async def _settle_as_they_return(
+        self, handler: ExternalHandler[Any, Any], rows: Mapping[asyncio.Task[_Answered], Claimed]
     ) -> None:
-        rows = {row.id: row for row in claimed}
-        calls = {asyncio.create_task(self._call(handler, row), name=str(row.id)) for row in claimed}
+        calls = set(rows)
         try:
             while calls:
                 finished, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -182,13 +196,13 @@ class Executor:
                     finished |= more
                 failpoint("before_settle")
                 await self._settle_answers(
-                    handler, [(rows[UUID(call.get_name())], call.result()) for call in finished]
+                    handler, [(rows[call], call.result()) for call in finished]
                 )
         finally:
             # Nobody is left to write their answers down: what hasn't begun must not begin.
             for call in calls:
                 call.cancel()
-        self._held.difference_update(rows)
+        self._held.difference_update(row.id for row in rows.values())
 
     async def _lease(
         self, handler: ExternalHandler[Any, Any], deliveries: Sequence[Delivery]
@@ -213,9 +227,7 @@ class Executor:
             self._held.update(row.id for row in claimed)
         return claimed
 
-    async def _call(
-        self, handler: ExternalHandler[Any, Any], row: Claimed
-    ) -> tuple[Job[Any], object] | Outcome:
+    async def _call(self, handler: ExternalHandler[Any, Any], row: Claimed) -> _Answered:
         """Return the provider's answer, or the outcome where there is none; never raises."""
         try:
             job = row.parse(handler.contract)
@@ -233,12 +245,10 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - one call's failure is its own, not the chunk's
             _log.warning("job.call_failed", job=str(row.id), exc_info=error)
             return _unanswered(handler.contract, _describe(error))
-        finally:
-            self._calls_out -= 1
 
     async def _ask(
         self, handler: ExternalHandler[Any, Any], row: Claimed, job: Job[Any]
-    ) -> tuple[Job[Any], object] | Outcome:
+    ) -> _Answered:
         kind, abreast = handler.contract.kind, handler.contract.policy.abreast
         if abreast is None:
             return job, await _in_time(handler.call(job))
@@ -250,7 +260,7 @@ class Executor:
     async def _settle_answers(
         self,
         handler: ExternalHandler[Any, Any],
-        answers: Sequence[tuple[Claimed, tuple[Job[Any], object] | Outcome]],
+        answers: Sequence[tuple[Claimed, _Answered]],
     ) -> None:
         try:
             await self._patiently(lambda: self._apply_answers(handler, answers))
@@ -268,7 +278,7 @@ class Executor:
     async def _apply_answers(
         self,
         handler: ExternalHandler[Any, Any],
-        answers: Sequence[tuple[Claimed, tuple[Job[Any], object] | Outcome]],
+        answers: Sequence[tuple[Claimed, _Answered]],
     ) -> None:
         async with self._sessions.begin() as tx:
             ours = await claims.lock_running(tx, [(row.id, row.fence) for row, _ in answers])

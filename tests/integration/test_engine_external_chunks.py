@@ -68,6 +68,30 @@ async def test_a_call_that_hangs_is_given_up_and_does_not_hold_its_neighbours_ba
     assert answered_first == notes == ["a", "b"]
 
 
+async def test_calls_that_hang_do_not_hold_later_chunks_back(yard: Yard) -> None:
+    goes_on = asyncio.Event()
+
+    class SomeHang(Asker):
+        async def call(self, job: Job[Ask]) -> str:
+            if job.payload.line == "hangs":
+                await goes_on.wait()
+            return await super().call(job)
+
+    chunks = Ask.policy.chunk + 20  # together, more calls hang than a chunk has
+    deliveries = await yard.deliver(*[Ask(line="answers"), Ask(line="hangs")] * chunks)
+    executor = yard.executor(SomeHang())
+    async with asyncio.timeout(PATIENCE):
+        for first in range(0, len(deliveries), 2):
+            await executor.run(Ask.kind, deliveries[first : first + 2])
+
+    async def others_are_through() -> bool:
+        return await yard.notes() == ["answers"] * chunks
+
+    await until(others_are_through, "the others' answers")
+    goes_on.set()
+    await executor.drain()
+
+
 async def test_no_transaction_is_open_during_a_call(yard: Yard) -> None:
     open_transactions: list[int] = []
 
