@@ -12,7 +12,7 @@ from benchmarks import figures, others, report
 from benchmarks.arms import Arm
 from benchmarks.processes import ROOT
 from benchmarks.rounds import carry_out
-from benchmarks.sections import chain, queue
+from benchmarks.sections import chain, latency, queue
 from benchmarks.servers import Servers
 from benchmarks.yard import Shop
 from ops.plan import sole_use
@@ -37,7 +37,7 @@ def main(
     failures: dict[str, dict[str, str]] = {}
     with sole_use(FOLDER), Servers(FOLDER / "servers") as servers:
         shop = Shop.open(servers)
-        arms = [*queue.arms(shop), *chain.arms(shop), *others.limits(servers)]
+        arms = [*queue.arms(shop), *latency.arms(shop), *chain.arms(shop), *others.limits(servers)]
         if not quick:
             arms += others.Peers(servers, FOLDER / "venvs", _console.print).arms()
         chosen = _chosen(arms, only, systems)

@@ -62,7 +62,13 @@ class Peers:
     def arms(self) -> list[Arm]:
         """Return every peer's arms."""
         return [
-            Arm(section, system, jobs, partial(self._run, section, system))
+            Arm(
+                section,
+                system,
+                jobs,
+                partial(self._run, section, system),
+                warms_up=section != "latency",  # it warms up by itself, as ours does
+            )
             for system in _NOOP
             for section, jobs in _sections(system).items()
         ]
