@@ -100,6 +100,10 @@ class Peer(ABC):
         for number in numbers:
             self.one(kind, number)
 
+    def rest(self, seconds: float) -> None:
+        """Let time pass between two jobs."""
+        time.sleep(seconds)
+
 
 class AsyncPeer(Peer):
     """A system whose producer is asynchronous: it has one event loop, which runs in its calls."""
@@ -116,6 +120,10 @@ class AsyncPeer(Peer):
     def many(self, kind: str, numbers: Sequence[int]) -> None:
         """Send jobs within one call of the loop."""
         self._loop.run_until_complete(self.send_many(kind, numbers))
+
+    def rest(self, seconds: float) -> None:
+        """Let the loop do what a system leaves to it after a call, such as to notify."""
+        self._loop.run_until_complete(asyncio.sleep(seconds))
 
     @abstractmethod
     async def connect(self) -> None:
@@ -212,8 +220,8 @@ def _latency(peer: Peer) -> Figures:
     def send_and_await() -> None:
         sent.append(time.monotonic_ns())
         peer.one("noop", len(sent) - 1)
-        workers.wait(len(sent), _LOOK_SECONDS_WHEN_IDLE)
-        time.sleep(random.uniform(*GAP_SECONDS))  # noqa: S311 - no secret
+        workers.wait(len(sent), lambda: peer.rest(_LOOK_SECONDS_WHEN_IDLE))
+        peer.rest(random.uniform(*GAP_SECONDS))  # noqa: S311 - no secret
 
     with _workers(peer) as workers:
         send_and_await()  # takes as long as a worker takes to come up
@@ -266,7 +274,9 @@ class _Workers:
             )
         self._started.append((process, log))
 
-    def wait(self, expected: int, look_seconds: float = _LOOK_SECONDS) -> None:
+    def wait(
+        self, expected: int, rest: Callable[[], None] = lambda: time.sleep(_LOOK_SECONDS)
+    ) -> None:
         """Wait for a number of marks.
 
         Raises:
@@ -277,7 +287,7 @@ class _Workers:
                 if process.poll() is not None:
                     last = log.read_text(errors="replace")[-2000:]
                     raise ChildProcessError(f"a worker ended with {process.returncode}:\n{last}")
-            time.sleep(look_seconds)
+            rest()
 
     def stop(self) -> None:
         for process, _ in self._started:
