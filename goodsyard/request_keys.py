@@ -8,7 +8,8 @@ Field" and on B. Leach, "Implementing Stripe-like Idempotency Keys in Postgres".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import orjson
@@ -52,20 +53,36 @@ def request_hash(method: str, path: str, body: JsonValue) -> bytes:
     return hashlib.sha256(canonical).digest()
 
 
-# Sorted by key: two callers with keys in common then queue for each other and never in a circle
-# (unsorted, six clients deadlocked within seconds). The lock_timeout is the transaction's from here
-# on, set in the same round trip: nobody waits long for a request that is still being carried out.
-_CLAIM = text("""
-    WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', '250ms', true))
-    INSERT INTO goodsyard.request_key (tenant, key, hash, resource)
-    SELECT :tenant, c.key, c.hash, c.resource
-      FROM patience,
-           unnest(CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:resources AS jsonb[]))
-        AS c(key, hash, resource)
-     ORDER BY c.key
-    ON CONFLICT (tenant, key) DO NOTHING
-    RETURNING key
-""")
+PATIENCE_MS = 250
+"""How long a request waits for an equal one before it is told to come again."""
+
+
+def claiming(only: str = "true") -> str:
+    """Return the statement that takes the free ones of ``:keys`` and returns them.
+
+    Its parameters are ``claim_columns``. It sets the transaction's ``lock_timeout``, in the same
+    round trip: nobody waits long for a request that is still being carried out.
+
+    Args:
+        only: which of the claims ``c(key, hash, resource)``, as SQL.
+    """
+    # Sorted by key: two callers with keys in common then queue for each other and never in a circle
+    # (unsorted, six clients deadlocked within seconds).
+    return f"""
+        WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true))
+        INSERT INTO goodsyard.request_key (tenant, key, hash, resource)
+        SELECT :tenant, c.key, c.hash, c.resource
+          FROM patience,
+               unnest(CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:resources AS jsonb[]))
+            AS c(key, hash, resource)
+         WHERE {only}
+         ORDER BY c.key
+        ON CONFLICT (tenant, key) DO NOTHING
+        RETURNING key
+    """  # noqa: S608 - no value gets in here, only SQL of our own
+
+
+_CLAIM = text(claiming())
 
 _HOLDERS = text("""
     SELECT key, hash, resource FROM goodsyard.request_key
@@ -77,10 +94,29 @@ _AMEND = text("""
      WHERE tenant = :tenant AND key = :key
 """)
 
-_GIVE_BACK = text("""
-    DELETE FROM goodsyard.request_key
-     WHERE tenant = :tenant AND key = ANY(CAST(:keys AS text[]))
-""")
+
+def claim_columns(
+    tenant: int, claims: Sequence[KeyClaim], patience_ms: int = PATIENCE_MS
+) -> dict[str, object]:
+    """Return the parameters of ``claiming``."""
+    return {
+        "tenant": tenant,
+        "patience": f"{patience_ms}ms",
+        "keys": [c.key for c in claims],
+        "hashes": [c.hash for c in claims],
+        "resources": [orjson.dumps(c.resource).decode() for c in claims],
+    }
+
+
+@contextmanager
+def in_flight() -> Iterator[None]:
+    """Tell of a lock that wasn't to be had in time as ``KeyInFlightError``."""
+    try:
+        yield
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+            raise KeyInFlightError from error
+        raise
 
 
 async def claim(tx: AsyncSession, tenant: int, claims: Sequence[KeyClaim]) -> dict[str, KeyHolder]:
@@ -92,42 +128,38 @@ async def claim(tx: AsyncSession, tenant: int, claims: Sequence[KeyClaim]) -> di
         claims: distinct keys.
 
     Raises:
-        KeyInFlightError: a request with one of the keys hasn't committed within 250 ms. The
-            transaction is of no further use.
+        KeyInFlightError: a request with one of the keys hasn't committed within ``PATIENCE_MS``.
+            The transaction is of no further use.
     """
-    parameters = {
-        "tenant": tenant,
-        "keys": [c.key for c in claims],
-        "hashes": [c.hash for c in claims],
-        "resources": [orjson.dumps(c.resource).decode() for c in claims],
-    }
-    try:
-        won = set(await tx.scalars(_CLAIM, parameters))
-    except OperationalError as error:
-        if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
-            raise KeyInFlightError from error
-        raise
+    with in_flight():
+        won = set(await tx.scalars(_CLAIM, claim_columns(tenant, claims)))
     holders = {
         c.key: KeyHolder(won=True, same_request=True, resource=c.resource)
         for c in claims
         if c.key in won
     }
-    lost = {c.key: c.hash for c in claims if c.key not in won}
-    if lost:
-        # A fresh snapshot: the winner may have committed while our insert waited for it.
-        rows = await tx.execute(_HOLDERS, {"tenant": tenant, "keys": list(lost)})
-        for key, held_hash, resource in rows:
-            same = bytes(held_hash) == lost[key]
-            holders[key] = KeyHolder(won=False, same_request=same, resource=resource)
-    return holders
+    return holders | await holders_of(tx, tenant, [c for c in claims if c.key not in won])
+
+
+async def holders_of(
+    tx: AsyncSession, tenant: int, claims: Sequence[KeyClaim]
+) -> dict[str, KeyHolder]:
+    """Say who has the keys that somebody has.
+
+    A statement of its own, after the one that lost them: the winner may have committed while that
+    one waited.
+    """
+    if not claims:
+        return {}
+    hashes = {c.key: c.hash for c in claims}
+    rows = await tx.execute(_HOLDERS, {"tenant": tenant, "keys": list(hashes)})
+    return {
+        key: KeyHolder(won=False, same_request=bytes(held_hash) == hashes[key], resource=resource)
+        for key, held_hash, resource in rows
+    }
 
 
 async def amend(tx: AsyncSession, tenant: int, key: str, resource: Mapping[str, JsonValue]) -> None:
     """Say, in the transaction that won the key, that something else answers the request."""
     parameters = {"tenant": tenant, "key": key, "resource": orjson.dumps(resource).decode()}
     await tx.execute(_AMEND, parameters)
-
-
-async def give_back(tx: AsyncSession, tenant: int, keys: Sequence[str]) -> None:
-    """Free keys, in the transaction that won them, whose requests turned out to be bad."""
-    await tx.execute(_GIVE_BACK, {"tenant": tenant, "keys": list(keys)})

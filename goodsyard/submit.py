@@ -40,8 +40,13 @@ class Staged:
     id: UUID = field(default_factory=new_id)
 
 
-# One insert for any number of jobs; also the part of the settlement that stages what comes next.
-INSERT_STAGED = """
+def staging(only: str = "true") -> str:
+    """Return the statement that inserts any number of jobs; its parameters are ``as_columns``.
+
+    Args:
+        only: which of the jobs ``s``, as SQL.
+    """
+    return f"""
     INSERT INTO goodsyard.job (id, tenant, kind, version, run_at, priority, unique_key,
                                max_attempts, subject, parent_id, trace_context, payload)
     SELECT s.id, s.tenant, s.kind, s.version, coalesce(s.run_at, now()), s.priority, s.unique_key,
@@ -54,10 +59,15 @@ INSERT_STAGED = """
                   CAST(:payloads AS jsonb[]))
         AS s(id, tenant, kind, version, run_at, priority, unique_key,
              max_attempts, subject, parent_id, trace_context, payload)
+     WHERE {only}
     ON CONFLICT (tenant, kind, unique_key)
        WHERE unique_key IS NOT NULL AND state IN ('waiting', 'dispatched', 'running') DO NOTHING
     RETURNING id
-"""
+"""  # noqa: S608 - no value gets in here, only SQL of our own
+
+
+INSERT_STAGED = staging()
+"""All of them; also the part of the settlement that stages what comes next."""
 
 _STAGE = text(INSERT_STAGED)
 
@@ -69,7 +79,7 @@ _LIVE_TWIN = text("""
 
 
 def as_columns(staged: Sequence[Staged]) -> dict[str, list[object]]:
-    """Return the parameters of ``INSERT_STAGED``, a list a column."""
+    """Return the parameters of ``staging``, a list a column."""
     return {
         "staged_ids": [job.id for job in staged],
         "tenants": [job.tenant for job in staged],

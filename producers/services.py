@@ -19,9 +19,11 @@ from goodsyard.database import Sessions, open_engine, session_factory
 from goodsyard.doorbell import Doorbell
 from goodsyard.results import Results
 from producers.authentication import KeyRing
+from producers.intake import Intake
 from producers.metrics import Metrics
 from producers.rate_limit import RateLimit
 from producers.settings import ApiSettings
+from producers.submission import Submission
 from producers.waiting import News
 
 POOL_SIZE = 10
@@ -35,6 +37,8 @@ class Services:
     sessions: Sessions
     redis: redis.asyncio.Redis
     doorbell: Doorbell
+    submission: Submission
+    intake: Intake
     news: News
     results: Results
     profiles: Profiles
@@ -52,12 +56,15 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         str(settings.database_url), pool_size=POOL_SIZE, application_name="goodsyard-api"
     )
     client = doorbell.connect(str(settings.redis_url))
-    sessions = session_factory(engine)
+    sessions, bell = session_factory(engine), Doorbell(client)
+    submission = Submission(sessions, bell)
     limits, results, profiles = Breaker("rate limit"), Breaker("results"), Breaker("users")
     services = Services(
         sessions=sessions,
         redis=client,
-        doorbell=Doorbell(client),
+        doorbell=bell,
+        submission=submission,
+        intake=Intake(submission),
         news=News(client),
         results=Results(sessions, client, results),
         profiles=Profiles(sessions, client, profiles),
@@ -74,6 +81,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         listening.cancel()
         with suppress(asyncio.CancelledError):
             await listening
+        await services.intake.close()
         await services.doorbell.close()
         await client.aclose()
         await engine.dispose()

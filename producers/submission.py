@@ -1,45 +1,29 @@
-"""Accepts orders: an accepted one is in Postgres with its job, once, whatever was sent how often.
-
-A set of orders takes one transaction of a handful of statements, however large it is.
-"""
+"""Accepts orders: an accepted one is in Postgres with its job, once, however often it was sent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from commerce.accounts.users import buyers
-from commerce.orders import rows
-from commerce.orders.rows import NewOrder
-from goodsyard import request_keys
-from goodsyard.job import JobState, new_id
+from goodsyard.database import Sessions
+from goodsyard.doorbell import Doorbell
+from goodsyard.job import JobState
 from goodsyard.jobs import states_of
-from goodsyard.request_keys import KeyHolder, KeyInFlightError
-from goodsyard.submit import Staged, stage
+from goodsyard.request_keys import PATIENCE_MS, KeyHolder, KeyInFlightError, holders_of
 from producers import order_shapes, problems
-from producers.idempotency import RequestKey
+from producers.acceptance import Wish, create
 from producers.order_reads import read_orders
 from producers.order_shapes import Document
 from producers.problems import ProblemError
-from producers.services import Services
 from tasks.contracts import ProcessOrder
 
 PATH = "/v1/orders"
 """What every order hashes as its path: one sent alone and one in a bulk replay each other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """An order somebody wants, under a key."""
-
-    key: RequestKey
-    order: NewOrder
-    job_id: UUID = field(default_factory=new_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +39,18 @@ Verdict: TypeAlias = Accepted | ProblemError
 
 
 class Submission:
-    """Accepts orders of one tenant."""
+    """Accepts sets of orders, each set of one tenant, one round trip for all that are new."""
 
-    def __init__(self, services: Services, tenant: int, trace_context: str | None) -> None:
-        """Accept orders of ``tenant``, in the course of a trace if there is one."""
-        self._services = services
-        self._tenant = tenant
-        self._trace_context = trace_context
+    def __init__(self, sessions: Sessions, doorbell: Doorbell) -> None:
+        """Create orders through ``sessions`` and tell of their jobs by ``doorbell``."""
+        self._sessions = sessions
+        self._doorbell = doorbell
 
-    async def accept(self, wishes: Sequence[Wish]) -> dict[str, Verdict]:
+    async def accept(self, tenant: int, wishes: Sequence[Wish]) -> dict[str, Verdict]:
         """Accept those orders that can be, each once, and say by key what became of all.
 
         Args:
+            tenant: whose they are.
             wishes: under distinct keys.
 
         Raises:
@@ -76,69 +60,62 @@ class Submission:
         if not wishes:
             return {}
         try:
-            verdicts = await self._accept_together(wishes)
+            return await self.accept_together(tenant, wishes)
         except (KeyInFlightError, IntegrityError) as error:
             # One of them spoils the set: found by halves, it is alone in the end.
             if len(wishes) > 1:
                 half = len(wishes) // 2
-                return await self.accept(wishes[:half]) | await self.accept(wishes[half:])
+                first = await self.accept(tenant, wishes[:half])
+                return first | await self.accept(tenant, wishes[half:])
             if isinstance(error, IntegrityError):
                 raise
-            refusal = ProblemError(problems.IN_FLIGHT, headers={"Retry-After": "1"})
-            return {wishes[0].key.key: refusal}
-        if any(
-            isinstance(verdict, Accepted) and not verdict.replayed for verdict in verdicts.values()
-        ):
-            self._services.doorbell.ring(due=[ProcessOrder.kind])
-        return verdicts
+            return {wishes[0].key.key: _in_flight()}
 
-    async def _accept_together(self, wishes: Sequence[Wish]) -> dict[str, Verdict]:
-        async with self._services.sessions.begin() as tx:
-            claims = [
-                wish.key.claim({"order": str(wish.order.id), "job": str(wish.job_id)})
-                for wish in wishes
-            ]
-            holders = await request_keys.claim(tx, self._tenant, claims)
-            won = [wish for wish in wishes if holders[wish.key.key].won]
-            held = {key: holder for key, holder in holders.items() if not holder.won}
-            return await self._create(tx, won) | await self._replay(tx, held)
+    async def accept_together(
+        self, tenant: int, wishes: Sequence[Wish], patience_ms: int = PATIENCE_MS
+    ) -> dict[str, Verdict]:
+        """Accept those orders that can be, unless one of them spoils it for all.
 
-    async def _create(self, tx: AsyncSession, won: Sequence[Wish]) -> dict[str, Verdict]:
-        if not won:
-            return {}
-        known = await buyers(tx, self._tenant, {wish.order.user_id for wish in won})
-        strangers = [wish for wish in won if wish.order.user_id not in known]
-        if strangers:
-            await request_keys.give_back(tx, self._tenant, [wish.key.key for wish in strangers])
-        created = [wish for wish in won if wish.order.user_id in known]
-        return await self._insert(tx, created) | {
-            wish.key.key: _unknown_user(wish.order.user_id) for wish in strangers
-        }
-
-    async def _insert(self, tx: AsyncSession, wishes: Sequence[Wish]) -> dict[str, Verdict]:
-        if not wishes:
-            return {}
-        created_at = await rows.insert(tx, self._tenant, [wish.order for wish in wishes])
-        jobs = [
-            Staged(
-                self._tenant,
-                ProcessOrder(order_id=wish.order.id),
-                trace_context=self._trace_context,
-                id=wish.job_id,
-            )
-            for wish in wishes
-        ]
-        await stage(tx, jobs)
-        return {
+        Raises:
+            KeyInFlightError: an equal request to one of them didn't end in ``patience_ms``.
+            sqlalchemy.exc.IntegrityError: one of them is not as the tables have it.
+        """
+        created = await create(self._sessions, tenant, wishes, patience_ms)
+        if created.keys:
+            self._doorbell.ring(due=[ProcessOrder.kind])
+        verdicts: dict[str, Verdict] = {
             wish.key.key: Accepted(
-                order_shapes.new_order(wish.order, created_at),
+                order_shapes.new_order(wish.order, created.at),
                 order_shapes.job_ref(wish.job_id, JobState.WAITING),
                 replayed=False,
             )
             for wish in wishes
+            if wish.key.key in created.keys
         }
+        others = [wish for wish in wishes if wish.key.key not in created.keys]
+        return verdicts | await self._look_up(tenant, others, created.buyers)
 
-    async def _replay(self, tx: AsyncSession, held: Mapping[str, KeyHolder]) -> dict[str, Verdict]:
+    async def _look_up(
+        self, tenant: int, wishes: Sequence[Wish], buyers: Collection[UUID]
+    ) -> dict[str, Verdict]:
+        """Say what there is of orders that weren't created."""
+        if not wishes:
+            return {}
+        async with self._sessions.begin() as tx:
+            holders = await holders_of(tx, tenant, [wish.claim for wish in wishes])
+            verdicts = await self._replay(tx, tenant, holders)
+        for wish in wishes:
+            if wish.key.key not in verdicts:
+                # A key that was lost and that nobody has was forgotten between the two statements.
+                known = wish.order.user_id in buyers
+                verdicts[wish.key.key] = (
+                    _in_flight() if known else _unknown_user(wish.order.user_id)
+                )
+        return verdicts
+
+    async def _replay(
+        self, tx: AsyncSession, tenant: int, held: Mapping[str, KeyHolder]
+    ) -> dict[str, Verdict]:
         """Answer requests that came before: the same ids, the order and the job as they are now."""
         earlier = {
             key: (UUID(str(holder.resource["order"])), UUID(str(holder.resource["job"])))
@@ -149,8 +126,8 @@ class Submission:
             key: ProblemError(problems.KEY_REUSED) for key in held.keys() - earlier.keys()
         }
         if earlier:
-            orders = await read_orders(tx, self._tenant, [order for order, _ in earlier.values()])
-            states = await states_of(tx, self._tenant, [job for _, job in earlier.values()])
+            orders = await read_orders(tx, tenant, [order for order, _ in earlier.values()])
+            states = await states_of(tx, tenant, [job for _, job in earlier.values()])
             for key, (order, job) in earlier.items():
                 # A job that is gone was finished so long ago that its partition was dropped.
                 state = states.get(job, JobState.SUCCEEDED)
@@ -162,3 +139,7 @@ class Submission:
 
 def _unknown_user(user_id: UUID) -> ProblemError:
     return problems.validation([{"pointer": "#/user_id", "detail": f"There is no user {user_id}"}])
+
+
+def _in_flight() -> ProblemError:
+    return ProblemError(problems.IN_FLIGHT, headers={"Retry-After": "1"})

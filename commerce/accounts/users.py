@@ -5,7 +5,6 @@ A user who was erased is as good as absent everywhere but in the rows that must 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import text
@@ -17,12 +16,13 @@ from commerce.repository import SqlRepository
 
 # KEY SHARE waits for an erasure that is under way and then reads its outcome; it holds up no reader
 # and no other order. Sorted, so that two bulks never wait for each other in a circle.
-_BUYERS = text("""
+BUYERS = """
     SELECT id FROM commerce.users
-     WHERE tenant = :tenant AND id = ANY(CAST(:ids AS uuid[])) AND erased_at IS NULL
+     WHERE tenant = :tenant AND id = ANY(CAST(:users AS uuid[])) AND erased_at IS NULL
      ORDER BY id
        FOR KEY SHARE
-""")
+"""
+"""Returns those of ``:users`` who may buy, and keeps them from being erased until the commit."""
 
 _BY_EMAIL = text("""
     SELECT id FROM commerce.users WHERE tenant = :tenant AND lower(email) = lower(:value)
@@ -93,11 +93,6 @@ async def find_user(tx: AsyncSession, tenant: int, user_id: UUID) -> User | None
     """Return a user, unless erased."""
     user = await SqlRepository(tx, User, tenant, User.id).get(user_id)
     return None if user is None or user.erased_at is not None else user
-
-
-async def buyers(tx: AsyncSession, tenant: int, ids: Collection[UUID]) -> set[UUID]:
-    """Return those of the users who may buy, and keep them from being erased until the commit."""
-    return set(await tx.scalars(_BUYERS, {"tenant": tenant, "ids": list(ids)}))
 
 
 async def erase_user(tx: AsyncSession, tenant: int, user_id: UUID) -> bool:

@@ -45,22 +45,32 @@ class LockedOrder(NamedTuple):
     cancel_requested: bool
 
 
-_INSERT = text("""
-    WITH new_order AS (
+def inserting(only: str = "true") -> str:
+    """Return CTEs that insert orders with their lines; their parameters are ``columns``.
+
+    Args:
+        only: which orders, by a condition on ``order_id``, as SQL.
+    """
+    return f"""
+    new_order AS (
         INSERT INTO commerce.orders (id, tenant, user_id, currency, total, payment_method, metadata)
-        SELECT id, :tenant, user_id, currency, total, payment_method, metadata
-          FROM unnest(CAST(:ids AS uuid[]), CAST(:users AS uuid[]), CAST(:currencies AS text[]),
+        SELECT order_id, :tenant, user_id, currency, total, payment_method, metadata
+          FROM unnest(CAST(:orders AS uuid[]), CAST(:users AS uuid[]), CAST(:currencies AS text[]),
                       CAST(:totals AS bigint[]), CAST(:methods AS text[]),
                       CAST(:metadata AS jsonb[]))
-            AS o(id, user_id, currency, total, payment_method, metadata)),
+            AS o(order_id, user_id, currency, total, payment_method, metadata)
+         WHERE {only}),
     new_line AS (
         INSERT INTO commerce.order_line (order_id, line_no, tenant, sku, quantity, unit_amount)
         SELECT order_id, line_no, :tenant, sku, quantity, unit_amount
           FROM unnest(CAST(:line_orders AS uuid[]), CAST(:line_numbers AS smallint[]),
                       CAST(:skus AS text[]), CAST(:quantities AS int[]), CAST(:units AS bigint[]))
-            AS l(order_id, line_no, sku, quantity, unit_amount))
-    SELECT now()
-""")
+            AS l(order_id, line_no, sku, quantity, unit_amount)
+         WHERE {only})
+    """  # noqa: S608 - no value gets in here, only SQL of our own
+
+
+_INSERT = text(f"WITH {inserting()} SELECT now()")
 
 _LOCK = text("""
     SELECT o.id, o.tenant, o.user_id,
@@ -97,31 +107,32 @@ _ADD_REFUNDED = text("""
 """)
 
 
+def columns(tenant: int, orders: Sequence[NewOrder]) -> dict[str, object]:
+    """Return the parameters of ``inserting``."""
+    lines = [(o.id, number, line) for o in orders for number, line in enumerate(o.lines, 1)]
+    return {
+        "tenant": tenant,
+        "orders": [o.id for o in orders],
+        "users": [o.user_id for o in orders],
+        "currencies": [o.currency for o in orders],
+        "totals": [total_of(o.lines) for o in orders],
+        "methods": [o.payment_method for o in orders],
+        "metadata": [orjson.dumps(o.metadata).decode() for o in orders],
+        "line_orders": [order_id for order_id, _, _ in lines],
+        "line_numbers": [number for _, number, _ in lines],
+        "skus": [line.sku for _, _, line in lines],
+        "quantities": [line.quantity for _, _, line in lines],
+        "units": [line.unit_amount for _, _, line in lines],
+    }
+
+
 async def insert(tx: AsyncSession, tenant: int, orders: Sequence[NewOrder]) -> datetime:
     """Insert orders with their lines, in one statement, and return when they were created.
 
     Raises:
         sqlalchemy.exc.IntegrityError: a user doesn't exist (any more). The transaction is over.
     """
-    lines = [(o.id, number, line) for o in orders for number, line in enumerate(o.lines, 1)]
-    inserted = await tx.execute(
-        _INSERT,
-        {
-            "tenant": tenant,
-            "ids": [o.id for o in orders],
-            "users": [o.user_id for o in orders],
-            "currencies": [o.currency for o in orders],
-            "totals": [total_of(o.lines) for o in orders],
-            "methods": [o.payment_method for o in orders],
-            "metadata": [orjson.dumps(o.metadata).decode() for o in orders],
-            "line_orders": [order_id for order_id, _, _ in lines],
-            "line_numbers": [number for _, number, _ in lines],
-            "skus": [line.sku for _, _, line in lines],
-            "quantities": [line.quantity for _, _, line in lines],
-            "units": [line.unit_amount for _, _, line in lines],
-        },
-    )
-    created_at: datetime = inserted.scalar_one()
+    created_at: datetime = (await tx.execute(_INSERT, columns(tenant, orders))).scalar_one()
     return created_at
 
 

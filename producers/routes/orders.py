@@ -14,6 +14,7 @@ from starlette.responses import Response
 from commerce.money import MAX_AMOUNT
 from goodsyard import request_keys
 from producers import problems
+from producers.acceptance import Wish
 from producers.answers import JsonAnswer
 from producers.authentication import Principal, needs
 from producers.bodies import BulkRoute, JsonRoute, may_be_unstorable, refuse_unstorable
@@ -47,7 +48,7 @@ from producers.order_shapes import (
 )
 from producers.problems import ProblemError, not_found
 from producers.services import Use
-from producers.submission import PATH, Accepted, Submission, Verdict, Wish
+from producers.submission import PATH, Accepted, Verdict
 from producers.tracing import trace_context
 from tasks import cancellation
 from tasks.contracts import RefundPayment
@@ -70,8 +71,8 @@ async def submit_order(
     request: Request, body: OrderIn, key: RequiredKey, principal: Writer, use: Use
 ) -> Response:
     """Hand an order in. It is carried out in the background; `Location` is where to follow it."""
-    submission = Submission(use, principal.tenant, trace_context(request))
-    verdict = (await submission.accept([Wish(key, body.order())]))[key.key]
+    wish = Wish(key, body.order(), trace_context(request))
+    verdict = await use.intake.accept(principal.tenant, wish)
     if isinstance(verdict, ProblemError):
         raise verdict
     return JsonAnswer(
@@ -86,9 +87,9 @@ async def submit_orders(request: Request, body: BulkIn, principal: Writer, use: 
     """Hand up to 1,000 orders in. Each is accepted or refused by itself, under its own key."""
     wishes: dict[str, Wish] = {}
     answers: list[tuple[str, bool] | ProblemError] = []  # the key, and if it came before in here
-    wary = may_be_unstorable(await request.body())
+    wary, trace = may_be_unstorable(await request.body()), trace_context(request)
     for item in body.orders:
-        wish = _wish(item, wary=wary)
+        wish = _wish(item, trace, wary=wary)
         if isinstance(wish, ProblemError):
             answers.append(wish)
             continue
@@ -97,8 +98,7 @@ async def submit_orders(request: Request, body: BulkIn, principal: Writer, use: 
             answers.append(ProblemError(problems.KEY_REUSED))
         else:
             answers.append((wish.key.key, first is not wish))
-    submission = Submission(use, principal.tenant, trace_context(request))
-    verdicts = await submission.accept(list(wishes.values()))
+    verdicts = await use.submission.accept(principal.tenant, list(wishes.values()))
     results = [
         _result(answer, number)
         if isinstance(answer, ProblemError)
@@ -110,6 +110,7 @@ async def submit_orders(request: Request, body: BulkIn, principal: Writer, use: 
 
 def _wish(
     item: Any,  # noqa: ANN401 - whatever JSON the caller put there
+    trace: str | None,
     *,
     wary: bool,
 ) -> Wish | ProblemError:
@@ -126,7 +127,7 @@ def _wish(
     except ProblemError as problem:
         return problem
     alone = {name: value for name, value in item.items() if name != "idempotency_key"}
-    return Wish(RequestKey(key, "POST", PATH, alone), order.order())
+    return Wish(RequestKey(key, "POST", PATH, alone), order.order(), trace)
 
 
 def _result(verdict: Verdict, number: int, *, repeated: bool = False) -> Document:

@@ -14,7 +14,6 @@ from goodsyard.request_keys import (
     KeyInFlightError,
     amend,
     claim,
-    give_back,
     request_hash,
 )
 from goodsyard.submit import Staged, stage
@@ -135,14 +134,6 @@ async def test_a_winner_may_say_that_something_else_answers(yard: Yard) -> None:
         await amend(tx, TENANT, "k", {"id": "the twin"})
     (again,) = await ask(yard, wish("k"))
     assert again.resource == {"id": "the twin"}
-
-
-async def test_a_key_whose_request_was_bad_is_free_again(yard: Yard) -> None:
-    async with yard.sessions.begin() as tx:
-        await claim(tx, TENANT, [wish("good"), wish("bad")])
-        await give_back(tx, TENANT, ["bad"])
-    good, bad = await ask(yard, wish("good"), wish("bad", body="mended"))
-    assert (good.won, bad.won) == (False, True)
 
 
 async def test_an_expired_key_is_free_again(yard: Yard) -> None:

@@ -10,8 +10,7 @@ import json
 import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 from goodsyard import dispatch, interventions, sweeper
@@ -20,10 +19,10 @@ from goodsyard.database import open_engine, session_factory
 from goodsyard.doorbell import Doorbell
 from goodsyard.execution import Executor
 from goodsyard.submit import Staged, stage
+from producers.acceptance import Wish
 from producers.idempotency import RequestKey
 from producers.order_shapes import OrderIn
-from producers.services import Services
-from producers.submission import PATH, Accepted, Submission, Wish
+from producers.submission import PATH, Accepted, Submission
 from tasks import cancellation, contracts
 from tasks.contracts import ReconcilePayments
 from tasks.flow import build_flow
@@ -98,10 +97,7 @@ class Shop:
         self.boundaries.watch(self._engine)
         self.sessions = session_factory(self._engine)
         self.bell = _Unheard()
-        # Submission asks for no more than these two.
-        self._services = cast(
-            "Services", SimpleNamespace(sessions=self.sessions, doorbell=self.bell)
-        )
+        self._submission = Submission(self.sessions, self.bell)
         self.reset()
 
     def close(self) -> None:
@@ -142,8 +138,7 @@ class Shop:
     async def _submit(self, key: str, order: dict[str, Any]) -> None:
         body = {"user_id": str(self.books.user), "currency": "EUR"} | order
         asked = Wish(RequestKey(key, "POST", PATH, body), OrderIn.model_validate(body).order())
-        submission = Submission(self._services, TENANT, None)
-        verdict = (await submission.accept([asked]))[key]
+        verdict = (await self._submission.accept(TENANT, [asked]))[key]
         await self.boundaries.stop("reply")
         fingerprint = json.dumps(body, sort_keys=True)
         if isinstance(verdict, Accepted):
