@@ -12,7 +12,7 @@ from benchmarks import figures, others, report
 from benchmarks.arms import Arm
 from benchmarks.processes import ROOT
 from benchmarks.rounds import carry_out
-from benchmarks.sections import chain, latency, queue
+from benchmarks.sections import api, chain, latency, queue
 from benchmarks.servers import Servers
 from benchmarks.yard import Shop
 from ops.plan import sole_use
@@ -21,6 +21,7 @@ FOLDER = ROOT / ".bench"
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 QUICK = LATEST.with_name("quick.json")
 
+_OURS = (queue, latency, chain, api)
 _console = Console(highlight=False)
 
 
@@ -37,7 +38,8 @@ def main(
     failures: dict[str, dict[str, str]] = {}
     with sole_use(FOLDER), Servers(FOLDER / "servers") as servers:
         shop = Shop.open(servers)
-        arms = [*queue.arms(shop), *latency.arms(shop), *chain.arms(shop), *others.limits(servers)]
+        arms = [arm for section in _OURS for arm in section.arms(shop)]
+        arms += others.limits(servers)
         if not quick:
             arms += others.Peers(servers, FOLDER / "venvs", _console.print).arms()
         chosen = _chosen(arms, only, systems)

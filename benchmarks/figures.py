@@ -26,6 +26,7 @@ UNITS = {
     "api_single": "requests/s",
     "api_single_p50": "ms",
     "api_single_p99": "ms",
+    "api_single_client": "ms of CPU",
     "api_bulk": "orders/s",
     "api_bulk_p50": "ms",
     "api_bulk_p99": "ms",

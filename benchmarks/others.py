@@ -9,7 +9,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 import venv
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +17,8 @@ from pathlib import Path
 from benchmarks.arms import Arm, Figures, Say
 from benchmarks.processes import ROOT, BenchmarkError, Processes
 from benchmarks.servers import Servers
-from ops.children import last_lines
 
 _PEERS = ROOT / "benchmarks" / "peers"
-
-_MOST_SECONDS = 150.0  # they end by themselves before that
-_LOOK_AGAIN = 0.05
 
 # Fewer of the slower ones: each counted run takes seconds, not minutes.
 _NOOP = {
@@ -115,7 +110,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - all that tells one program from anoth
         gateway = processes.start_gateway() if section == "chain" else "http://127.0.0.1:9"
         own, result = ground.folder / "own", ground.folder / "result.json"
         own.mkdir()
-        processes.start(
+        processes.run(
             "program",
             *program,
             *("--jobs", str(jobs), "--redis", ground.redis, "--postgres", ground.postgres),
@@ -123,19 +118,8 @@ def _measured(  # noqa: PLR0913, PLR0917 - all that tells one program from anoth
             python=python,
             folder=folder,
         )
-        _await_end(processes)
         figures: dict[str, float] = json.loads(result.read_bytes())
     return {name: {system: value} for name, value in figures.items()}
-
-
-def _await_end(processes: Processes) -> None:
-    until = time.monotonic() + _MOST_SECONDS
-    while (status := processes.status("program")) is None and time.monotonic() < until:
-        time.sleep(_LOOK_AGAIN)
-    if status is None:
-        raise BenchmarkError(f"it did not end within {_MOST_SECONDS:.0f} s")
-    if status != 0:
-        raise BenchmarkError(last_lines(processes.log("program"), 1))
 
 
 def _environment(peer: Path, environments: Path, say: Say) -> Path:

@@ -25,6 +25,9 @@ ROOT = Path(__file__).parents[1]
 SECONDS_WITHOUT_NEWS = 60.0
 """A run that shows no progress for so long is given up."""
 
+SECONDS_TO_RUN = 150.0
+"""The most a program may take that ends by itself; the peers give up before."""
+
 _LOOK_AGAIN = 0.2  # seconds; nothing is timed by it
 _GRACE = 10.0
 
@@ -96,10 +99,27 @@ class Processes:
         process, program = self._running.pop(name)
         stop(process, program)
 
-    def status(self, name: str) -> int | None:
-        """Return the exit status of what was started under this name; none, while it runs."""
+    def run(
+        self,
+        name: str,
+        *arguments: str,
+        python: str = sys.executable,
+        folder: Path | None = None,
+    ) -> None:
+        """Run a program to its end; see ``start``.
+
+        Raises:
+            BenchmarkError: it failed, in its own words, or did not end in ``SECONDS_TO_RUN``.
+        """
+        self.start(name, *arguments, python=python, folder=folder)
         process, _ = self._running[name]
-        return process.poll()
+        try:
+            status = process.wait(SECONDS_TO_RUN)
+        except subprocess.TimeoutExpired as error:
+            raise BenchmarkError(f"{name} did not end within {SECONDS_TO_RUN:.0f} s") from error
+        del self._running[name]
+        if status != 0:
+            raise BenchmarkError(last_lines(self.log(name), 1))
 
     def log(self, name: str) -> Path:
         """Return where a program's output goes."""
