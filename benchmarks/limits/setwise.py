@@ -33,10 +33,9 @@ WITH ordered AS (
     SELECT sku, count(*) AS pieces
     FROM ordered, LATERAL (VALUES (first_sku), (second_sku)) AS line(sku) GROUP BY sku
 ), locked AS (
-    SELECT sku FROM stock WHERE sku IN (SELECT sku FROM wanted) ORDER BY sku FOR UPDATE
+    SELECT sku, pieces FROM stock JOIN wanted USING (sku) ORDER BY sku FOR UPDATE OF stock
 ), taken AS (
-    UPDATE stock SET on_hand = on_hand - pieces FROM locked JOIN wanted USING (sku)
-    WHERE stock.sku = locked.sku
+    UPDATE stock SET on_hand = on_hand - pieces FROM locked WHERE stock.sku = locked.sku
 )
 SELECT id, payment_id, amount, currency FROM ordered
 """
