@@ -1,4 +1,4 @@
-"""A Python program that hands jobs in to Goodsyard: rows of one transaction a batch, durable."""
+"""A Python program that hands jobs in to Goodsyard, with what the package has for that."""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from benchmarks.servers import Ground
 from benchmarks.yard import TENANT
+from goodsyard import doorbell
 from goodsyard.contracts import Contract
-from goodsyard.database import Sessions, open_engine, session_factory
-from goodsyard.submit import Staged, stage
+from goodsyard.database import open_engine, session_factory
+from goodsyard.producer import Producer
 
 BATCH = 1_000
-"""Jobs a transaction."""
+"""Jobs a commit."""
 
 
 @asynccontextmanager
-async def sessions(url: str) -> AsyncIterator[Sessions]:
-    """Open what a producer needs: one connection to the database."""
-    engine = open_engine(url, pool_size=1, application_name="goodsyard benchmark")
+async def connected(ground: Ground) -> AsyncIterator[Producer]:
+    """Open what a producer needs: one connection to Postgres and one to Redis."""
+    engine = open_engine(ground.sqlalchemy, pool_size=1, application_name="goodsyard benchmark")
+    client = doorbell.connect(ground.redis)
+    bell = doorbell.Doorbell(client)
     try:
-        yield session_factory(engine)
+        yield Producer(session_factory(engine), bell, TENANT)
     finally:
+        await bell.close()
+        await client.aclose()
         await engine.dispose()
 
 
-async def submit(url: str, contracts: Sequence[Contract]) -> float:
+async def submit(ground: Ground, contracts: Sequence[Contract]) -> float:
     """Hand jobs in and return how many a second; the first, before the clock runs, connects."""
-    async with sessions(url) as made:
-        await _submit(made, contracts[:1])
+    async with connected(ground) as producer:
+        await producer.submit(contracts[0])
         begin = time.perf_counter()
         for at in range(1, len(contracts), BATCH):
-            await _submit(made, contracts[at : at + BATCH])
+            async with producer.batch() as batch:
+                for contract in contracts[at : at + BATCH]:
+                    batch.add(contract)
         return (len(contracts) - 1) / (time.perf_counter() - begin)
-
-
-async def _submit(made: Sessions, contracts: Sequence[Contract]) -> None:
-    async with made.begin() as tx:
-        await stage(tx, [Staged(TENANT, contract) for contract in contracts])

@@ -24,11 +24,9 @@ from benchmarks import marks
 from benchmarks.arms import Arm, Figures
 from benchmarks.jobs import Noop
 from benchmarks.processes import BenchmarkError
-from benchmarks.producer import sessions
+from benchmarks.producer import connected
 from benchmarks.sections.queue import SYSTEM
-from benchmarks.yard import TENANT, Shop, Yard
-from goodsyard import doorbell
-from goodsyard.submit import Staged, stage
+from benchmarks.yard import Shop, Yard
 
 _SAMPLES = 300
 _WARM_SECONDS = 3.0  # as for the peers: the second worker process may be up a second later
@@ -119,19 +117,13 @@ class _Sending:
 
 @asynccontextmanager
 async def _in_python(yard: Yard) -> AsyncIterator[_Send]:
-    """Stage each job in a transaction of its own, and ring for it."""
-    client = doorbell.connect(yard.ground.redis)
-    bell = doorbell.Doorbell(client)
-    async with sessions(yard.ground.sqlalchemy) as made:
+    """Submit each job with a commit of its own."""
+    async with connected(yard.ground) as producer:
 
         async def send(number: int) -> None:
-            async with made.begin() as tx:
-                await stage(tx, [Staged(TENANT, Noop(number=number))])
-            bell.ring(due=[Noop.kind])
+            await producer.submit(Noop(number=number))
 
         yield send
-        await bell.close()
-    await client.aclose()
 
 
 @asynccontextmanager

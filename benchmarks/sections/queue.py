@@ -52,7 +52,7 @@ def drain(yard: Yard, kind: type[Noop | Nap], jobs: int) -> float:
 
 def fill(yard: Yard, contracts: list[Contract]) -> None:
     """Hand jobs in while nobody works."""
-    uvloop.run(producer.submit(yard.ground.sqlalchemy, contracts))
+    uvloop.run(producer.submit(yard.ground, contracts))
 
 
 def _drain(shop: Shop, section: str, kind: type[Noop | Nap], jobs: int) -> Figures:
@@ -63,7 +63,7 @@ def _drain(shop: Shop, section: str, kind: type[Noop | Nap], jobs: int) -> Figur
 def _enqueue(shop: Shop, jobs: int) -> Figures:
     contracts = [Noop(number=number) for number in range(jobs)]
     with shop.yard() as yard:
-        rate = uvloop.run(producer.submit(yard.ground.sqlalchemy, contracts))
+        rate = uvloop.run(producer.submit(yard.ground, contracts))
         there = yard.number("SELECT count(*) FROM goodsyard.job")
     if there != jobs:
         raise BenchmarkError(f"{there} of {jobs} jobs are in the queue")
