@@ -51,12 +51,11 @@ _WRONG = {
         WHERE (debit.amount, -credit.amount) IS DISTINCT FROM (payment.amount, payment.amount)
         """,
     "SKUs with a wrong stock": """
-        SELECT count(*) FROM stock
-        WHERE on_hand <> %(on_hand)s - (
-            SELECT count(*) FROM (
-                SELECT first_sku AS sold FROM orders UNION ALL SELECT second_sku FROM orders
-            ) WHERE sold = sku
-        )
+        SELECT count(*) FROM stock LEFT JOIN (
+            SELECT sku, count(*) AS sold
+            FROM orders, LATERAL (VALUES (first_sku), (second_sku)) AS line(sku) GROUP BY sku
+        ) AS sales USING (sku)
+        WHERE on_hand <> %(on_hand)s - coalesce(sold, 0)
         """,
 }
 
