@@ -58,7 +58,9 @@ class OrderIn(BaseModel):
     payment_method: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,255}$")] = Field(
         description="The gateway's name for it, as in `pm_card_visa`."
     )
-    metadata: FreeForm = Field(default={}, description="Whatever the caller wants to find again.")
+    metadata: FreeForm = Field(
+        default_factory=dict, description="Whatever the caller wants to find again."
+    )
 
     def order(self) -> NewOrder:
         """Return the order to insert, under an id of its own."""
