@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import claims, settlement
+from goodsyard.calls_out import CallsOut
 from goodsyard.claims import Claimed, Delivery
 from goodsyard.contracts import Contract
 from goodsyard.database import Sessions
@@ -37,10 +38,6 @@ the last of them is there; a lone job never waits."""
 CALL_SECONDS = 20.0
 """The most a provider may take, from the beginning of the call; under the worker's hard time limit
 (30 s), so that the verdict on a hanging call is ours, not a killed process."""
-
-MOST_CALLS_OUT = 1_000
-"""Calls that a process has out at the most, those that hang included: room for one in a hundred to
-hang for as long as a call may take."""
 
 PATIENCE_SECONDS = 20.0
 """How long a chunk is tried again while Postgres is away: a restart costs no attempt."""
@@ -90,8 +87,7 @@ class Executor:
         self._sessions = sessions
         self._doorbell = doorbell
         self._worker = worker
-        self._out: set[asyncio.Task[_Answered]] = set()
-        self._one_returned = asyncio.Event()
+        self._calls = CallsOut()
         self._turns = Turns()
         self._calling: set[asyncio.Task[None]] = set()
         self._leasing = asyncio.Lock()
@@ -160,22 +156,14 @@ class Executor:
         failpoint("after_claim")
         self._stale += len(deliveries) - len(claimed)
         calls = {asyncio.create_task(self._call(handler, row)): row for row in claimed}
-        for call in calls:
-            self._out.add(call)
-            call.add_done_callback(self._returned)
+        self._calls.add(calls)
         calling = asyncio.create_task(self._settle_as_they_return(handler, calls))
         self._calling.add(calling)
         calling.add_done_callback(self._called)
-        # The next chunk may come while this one's last calls are out: one call that hangs must not
-        # hold its neighbours' successors back.
-        room = handler.contract.policy.chunk // 2
-        while sum(not call.done() for call in calls) > room or len(self._out) > MOST_CALLS_OUT:
-            self._one_returned.clear()
-            await self._one_returned.wait()
-
-    def _returned(self, call: asyncio.Task[_Answered]) -> None:
-        self._out.discard(call)
-        self._one_returned.set()
+        # The next chunk may come while this one's calls are out, so that neither waits for the
+        # other's provider or database.
+        policy = handler.contract.policy
+        await self._calls.until_room(policy.chunk if policy.abreast is None else policy.chunk // 2)
 
     def _called(self, calling: asyncio.Task[None]) -> None:
         self._calling.discard(calling)

@@ -87,8 +87,7 @@ async def _cancel_reserved(tx: AsyncSession, order: LockedOrder) -> None:
         await payment_rows.lock(tx, [payment_id])
         await payment_rows.move(tx, {payment_id: Verdict(PaymentState.CANCELLED)})
         needs = needs_of(await order_rows.demands(tx, [order.id]))
-        await stock_rows.lock(tx, needs)
-        await stock_rows.release(tx, needs)
+        await stock_rows.hand_out(tx, taken={}, released=needs)
         await _end(tx, order)
 
 
@@ -105,7 +104,6 @@ async def _cancel_paid(tx: AsyncSession, order: LockedOrder) -> None:
     else:
         await _end(tx, order)
     needs = needs_of(await order_rows.demands(tx, [order.id]))
-    await stock_rows.lock(tx, needs)
     await stock_rows.restock(tx, needs)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.orders import rows as order_rows
 from commerce.orders.rows import LockedOrder
-from commerce.orders.rules import Allocation, OrderStatus, allocate, needs_of
+from commerce.orders.rules import OrderStatus, allocate, needs_of
 from commerce.payments import rows as payment_rows
 from commerce.payments.rows import NewPayment
 from commerce.stock import rows as stock_rows
+from goodsyard.database import pipelined
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome, Refused
 from tasks.contracts import ChargePayment, ProcessOrder
@@ -24,32 +25,36 @@ async def process(jobs: Sequence[Job[ProcessOrder]], tx: AsyncSession) -> Sequen
     orders = await order_rows.lock(tx, [job.payload.order_id for job in jobs])
     pending = [order for order in orders.values() if order.status is OrderStatus.PENDING]
     cancelled = [order for order in pending if order.cancel_requested]
-    allocation = await _set_aside(tx, [o for o in pending if not o.cancel_requested])
+    demands = await order_rows.demands(tx, [o.id for o in pending if not o.cancel_requested])
+    # The stock last of what is locked, the rest in a pipeline: others wait for the same few rows.
+    free = await stock_rows.lock(tx, (sku for demand in demands for sku in demand.needs))
+    allocation = allocate(demands, free)
 
     accepted = [order for order in pending if order.id in allocation.accepted]
     payments = {order.id: _payment_for(order) for order in accepted if order.total > 0}
-    await payment_rows.insert(tx, list(payments.values()))
-    moves: dict[UUID, tuple[OrderStatus, str | None]] = {
-        order.id: (OrderStatus.RESERVED if order.total else OrderStatus.PAID, None)
-        for order in accepted
-    }
-    moves |= dict.fromkeys(allocation.rejected, (OrderStatus.REJECTED, "out_of_stock"))
-    moves |= {order.id: (OrderStatus.CANCELLED, "cancelled") for order in cancelled}
-    await order_rows.move(tx, moves)
+    moves = _moves(accepted, allocation.rejected, cancelled)
+    free_of_charge = {order.id for order in accepted if order.total == 0}
+    async with pipelined(tx):
+        await stock_rows.reserve(tx, allocation.reserved)
+        await stock_rows.hand_out(tx, needs_of(d for d in demands if d.order_id in free_of_charge))
+        await payment_rows.insert(tx, list(payments.values()))
+        await order_rows.move(tx, moves)
 
     return [_outcome(job.payload.order_id, orders, moves, payments) for job in jobs]
 
 
-async def _set_aside(tx: AsyncSession, orders: Sequence[LockedOrder]) -> Allocation:
-    """Reserve what the orders need, in the order of their ids; free ones take theirs at once."""
-    demands = await order_rows.demands(tx, [order.id for order in orders])
-    free = await stock_rows.lock(tx, (sku for demand in demands for sku in demand.needs))
-    allocation = allocate(demands, free)
-    await stock_rows.reserve(tx, allocation.reserved)
-    unpaid = {order.id for order in orders if order.total == 0} & allocation.accepted
-    if unpaid:
-        await stock_rows.take(tx, needs_of(d for d in demands if d.order_id in unpaid))
-    return allocation
+def _moves(
+    accepted: Iterable[LockedOrder],
+    rejected: Iterable[UUID],
+    cancelled: Iterable[LockedOrder],
+) -> dict[UUID, tuple[OrderStatus, str | None]]:
+    moves: dict[UUID, tuple[OrderStatus, str | None]] = {
+        order.id: (OrderStatus.RESERVED if order.total else OrderStatus.PAID, None)
+        for order in accepted
+    }
+    moves |= dict.fromkeys(rejected, (OrderStatus.REJECTED, "out_of_stock"))
+    moves |= {order.id: (OrderStatus.CANCELLED, "cancelled") for order in cancelled}
+    return moves
 
 
 def _payment_for(order: LockedOrder) -> NewPayment:

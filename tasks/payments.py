@@ -26,6 +26,7 @@ from commerce.payments.rules import (
 )
 from commerce.stock import rows as stock_rows
 from goodsyard.contracts import Contract
+from goodsyard.database import pipelined
 from goodsyard.job import Job
 from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
 from tasks.contracts import ChargePayment
@@ -94,24 +95,32 @@ async def _write_down(
     needs = {d.order_id: d for d in await order_rows.demands(tx, sorted(paid | failed))}
     # A cancel came while the gateway was at work: charged, so refunded, but nothing is shipped.
     called_off = {order for order in paid if orders[order].cancel_requested}
-    await stock_rows.lock(tx, needs_of(needs.values()))
-    await stock_rows.take(tx, needs_of(needs[order] for order in paid - called_off))
-    await stock_rows.release(tx, needs_of(needs[order] for order in failed | called_off))
-    await payment_rows.move(tx, verdicts)
     reasons = {p.order_id: verdicts[p.id].failure for p in declined}
-    await order_rows.move(
-        tx,
-        dict.fromkeys(paid, (OrderStatus.PAID, None))
-        | {order: (OrderStatus.PAYMENT_FAILED, reasons[order]) for order in failed},
-    )
-    await ledger.book(
-        tx,
-        [
-            Transfer(
-                p.tenant, ledger.GATEWAY, ledger.SALES, p.amount, p.currency, ledger.CAPTURE, p.id
-            )
-            for p in captured
-        ],
+    # The stock last of what is locked, in a pipeline: other chunks wait for the same few rows.
+    async with pipelined(tx):
+        await payment_rows.move(tx, verdicts)
+        await order_rows.move(
+            tx,
+            dict.fromkeys(paid, (OrderStatus.PAID, None))
+            | {order: (OrderStatus.PAYMENT_FAILED, reasons[order]) for order in failed},
+        )
+        await ledger.book(tx, [_capture_of(payment) for payment in captured])
+        await stock_rows.hand_out(
+            tx,
+            taken=needs_of(needs[order] for order in paid - called_off),
+            released=needs_of(needs[order] for order in failed | called_off),
+        )
+
+
+def _capture_of(payment: LockedPayment) -> Transfer:
+    return Transfer(
+        payment.tenant,
+        ledger.GATEWAY,
+        ledger.SALES,
+        payment.amount,
+        payment.currency,
+        ledger.CAPTURE,
+        payment.id,
     )
 
 

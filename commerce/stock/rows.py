@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 from sqlalchemy import text
@@ -11,23 +13,34 @@ from sqlalchemy.ext.asyncio import AsyncSession
 Sku: TypeAlias = tuple[int, str]
 """A tenant and its SKU."""
 
+_NOTHING: Mapping[Sku, int] = MappingProxyType({})
+
 # The lock sits above the sort in the plan, so rows are locked in this one order by everybody.
-_LOCK = text("""
+_IN_ORDER = """
+     ORDER BY tenant, sku
+       FOR NO KEY UPDATE"""
+
+_LOCK = text(f"""
     SELECT tenant, sku, on_hand - reserved
       FROM commerce.stock
      WHERE (tenant, sku) IN (SELECT * FROM unnest(CAST(:tenants AS int[]), CAST(:skus AS text[])))
-     ORDER BY tenant, sku
-       FOR NO KEY UPDATE
-""")
+    {_IN_ORDER}
+""")  # noqa: S608 - what is put in is the constant above
 
-_CHANGE = text("""
+_CHANGE = text(f"""
+    WITH change AS MATERIALIZED (
+        SELECT * FROM unnest(CAST(:tenants AS int[]), CAST(:skus AS text[]),
+                             CAST(:on_hand AS bigint[]), CAST(:reserved AS bigint[]))
+            AS c(tenant, sku, on_hand, reserved)),
+    locked AS MATERIALIZED (
+        SELECT tenant, sku FROM commerce.stock
+         WHERE (tenant, sku) IN (SELECT tenant, sku FROM change)
+        {_IN_ORDER})
     UPDATE commerce.stock s
        SET on_hand = s.on_hand + c.on_hand, reserved = s.reserved + c.reserved
-      FROM unnest(CAST(:tenants AS int[]), CAST(:skus AS text[]),
-                  CAST(:on_hand AS bigint[]), CAST(:reserved AS bigint[]))
-        AS c(tenant, sku, on_hand, reserved)
+      FROM change c JOIN locked USING (tenant, sku)
      WHERE s.tenant = c.tenant AND s.sku = c.sku
-""")
+""")  # noqa: S608 - as above
 
 
 async def lock(tx: AsyncSession, skus: Iterable[Sku]) -> dict[Sku, int]:
@@ -41,35 +54,37 @@ async def lock(tx: AsyncSession, skus: Iterable[Sku]) -> dict[Sku, int]:
 
 async def reserve(tx: AsyncSession, pieces: Mapping[Sku, int]) -> None:
     """Set pieces aside; the rows are locked by us and have them."""
-    await _change(tx, pieces, on_hand=0, reserved=1)
+    await _change(tx, on_hand={}, reserved=pieces)
 
 
-async def release(tx: AsyncSession, pieces: Mapping[Sku, int]) -> None:
-    """Put pieces that were set aside back on the shelf."""
-    await _change(tx, pieces, on_hand=0, reserved=-1)
-
-
-async def take(tx: AsyncSession, pieces: Mapping[Sku, int]) -> None:
-    """Hand out pieces that were set aside: they are gone."""
-    await _change(tx, pieces, on_hand=-1, reserved=-1)
+async def hand_out(
+    tx: AsyncSession, taken: Mapping[Sku, int], released: Mapping[Sku, int] = _NOTHING
+) -> None:
+    """Hand out pieces that were set aside, and put others back on the shelf."""
+    gone = Counter[Sku]()
+    gone.subtract(taken)
+    no_longer = Counter[Sku](gone)
+    no_longer.subtract(released)
+    await _change(tx, on_hand=gone, reserved=no_longer)
 
 
 async def restock(tx: AsyncSession, pieces: Mapping[Sku, int]) -> None:
     """Put pieces that were handed out back on the shelf."""
-    await _change(tx, pieces, on_hand=1, reserved=0)
+    await _change(tx, on_hand=pieces, reserved={})
 
 
 async def _change(
-    tx: AsyncSession, pieces: Mapping[Sku, int], *, on_hand: int, reserved: int
+    tx: AsyncSession, *, on_hand: Mapping[Sku, int], reserved: Mapping[Sku, int]
 ) -> None:
-    if not pieces:
+    skus = list(on_hand.keys() | reserved.keys())
+    if not skus:
         return
     await tx.execute(
         _CHANGE,
         {
-            "tenants": [tenant for tenant, _ in pieces],
-            "skus": [sku for _, sku in pieces],
-            "on_hand": [on_hand * count for count in pieces.values()],
-            "reserved": [reserved * count for count in pieces.values()],
+            "tenants": [tenant for tenant, _ in skus],
+            "skus": [sku for _, sku in skus],
+            "on_hand": [on_hand.get(sku, 0) for sku in skus],
+            "reserved": [reserved.get(sku, 0) for sku in skus],
         },
     )

@@ -177,7 +177,7 @@ async def test_a_chunk_of_orders_costs_six_statements_beside_the_engines(
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_chunk_of_charges_costs_nine_statements_beside_the_engines(
+async def test_a_chunk_of_charges_costs_eight_statements_beside_the_engines(
     saga: Saga, size: int
 ) -> None:
     await order(saga, size)
@@ -186,4 +186,4 @@ async def test_a_chunk_of_charges_costs_nine_statements_beside_the_engines(
         await saga.deliver(ChargePayment.kind)
     assert {await saga.status(order_id) for order_id in saga.orders} == {"paid"}
     settlements = costs.commits - 2  # the dispatch's and the lease's
-    assert len(costs.statements) == 2 + settlements * (2 + 9)
+    assert len(costs.statements) == 2 + settlements * (2 + 8)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import claims, execution
+from goodsyard import calls_out, claims, execution
 from goodsyard.claims import Claimed
 from goodsyard.contracts import Policy
 from goodsyard.flow import ExternalHandler
@@ -225,12 +225,19 @@ async def test_the_next_chunk_is_taken_while_the_last_calls_of_one_are_out(yard:
     assert len(await yard.notes()) == 3
 
 
-async def test_a_worker_takes_no_more_than_it_has_room_for(yard: Yard) -> None:
+async def test_a_worker_takes_no_third_chunk_while_two_are_out(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_out, "HANGING_SECONDS", PATIENCE)
     slow = Slow()
     executor = yard.executor(slow)
-    full = await yard.deliver(*(Ask() for _ in range(Ask.policy.chunk)))
-    running = asyncio.create_task(executor.run(Ask.kind, full))
-    await until(lambda: called(slow, len(full)), "a whole chunk of calls to be out")
+    first, second = [
+        await yard.deliver(*[Ask()] * Ask.policy.chunk),
+        await yard.deliver(*[Ask()] * Ask.policy.chunk),
+    ]
+    await executor.run(Ask.kind, first)
+    running = asyncio.create_task(executor.run(Ask.kind, second))
+    await until(lambda: called(slow, 2 * Ask.policy.chunk), "two chunks of calls to be out")
     assert not running.done()
     slow.may_answer.set()
     async with asyncio.timeout(PATIENCE):
