@@ -12,7 +12,7 @@ from benchmarks import figures, others, report
 from benchmarks.arms import Arm
 from benchmarks.processes import ROOT
 from benchmarks.rounds import carry_out
-from benchmarks.sections import api, chain, latency, queue
+from benchmarks.sections import api, chain, depth, latency, memory, queue
 from benchmarks.servers import Servers
 from benchmarks.yard import Shop
 from ops.plan import sole_use
@@ -21,7 +21,7 @@ FOLDER = ROOT / ".bench"
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 QUICK = LATEST.with_name("quick.json")
 
-_OURS = (queue, latency, chain, api)
+_OURS = (queue, latency, chain, api, memory)
 _console = Console(highlight=False)
 
 
@@ -40,6 +40,7 @@ def main(
         shop = Shop.open(servers)
         arms = [arm for section in _OURS for arm in section.arms(shop)]
         arms += others.limits(servers)
+        arms += depth.arms(shop, _console.print, scale)
         if not quick:
             arms += others.Peers(servers, FOLDER / "venvs", _console.print).arms()
         chosen = _chosen(arms, only, systems)

@@ -38,12 +38,11 @@ def drain(yard: Yard, kind: type[Noop | Nap], jobs: int) -> float:
     Raises:
         BenchmarkError: a job didn't run, or not once.
     """
-    before = yard.count_done(kind.kind)
     fill(yard, [kind(number=number) for number in range(jobs)])
     yard.start_relay()
     yard.start_workers()
     yard.await_marks(jobs)
-    yard.await_done(kind.kind, before + jobs)
+    yard.await_done(kind.kind, jobs)
     try:
         return marks.rate(yard.ground.marks, range(jobs))
     except ValueError as error:
