@@ -16,6 +16,10 @@ import orjson
 
 from benchmarks.arms import Figures
 
+_KEPT = Path(__file__).with_name("results")
+LATEST = _KEPT / "latest.json"
+QUICK = _KEPT / "quick.json"
+
 UNITS = {
     "noop": "jobs/s",
     "enqueue": "jobs/s",
@@ -34,6 +38,9 @@ UNITS = {
     "memory": "%",
 }
 """Every section, in the order in which they are shown."""
+
+
+LESS_IS_BETTER = {"ms", "ms of CPU", "%"}
 
 
 class Spread(TypedDict):
@@ -69,13 +76,43 @@ def summed_up(runs: Iterable[Figures]) -> Results:
     return results
 
 
-def merged(old: Mapping[str, Mapping[str, Spread]], new: Results) -> Results:
+def merged(old: Results, new: Results) -> Results:
     """Put new figures in the place of old ones, sections in their order."""
     return {
         section: {**old.get(section, {}), **new.get(section, {})}
         for section in UNITS
         if section in old or section in new
     }
+
+
+def without(results: Results, group: str, failed: Iterable[str]) -> Results:
+    """Take out the figures of systems that failed in a group of sections: they hold no more.
+
+    Args:
+        results: all there is.
+        group: a section, with those that are named after it.
+        failed: the systems.
+    """
+    gone = set(failed)
+    return {
+        section: {
+            system: spread
+            for system, spread in systems.items()
+            if _measured_as(system) not in gone or not section.startswith(group)
+        }
+        for section, systems in results.items()
+    }
+
+
+def best_first(systems: Mapping[str, Spread]) -> list[tuple[str, Spread]]:
+    """Return systems by their medians."""
+    most_first = not any(spread["unit"] in LESS_IS_BETTER for spread in systems.values())
+    return sorted(systems.items(), key=lambda item: item[1]["median"], reverse=most_first)
+
+
+def _measured_as(system: str) -> str:
+    """Return whose runs a figure is from: ``goodsyard (from commit)`` is ``goodsyard``'s."""
+    return system.partition(" (")[0]
 
 
 def load(path: Path) -> Results:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import Error as PostgresError
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from benchmarks.arms import WARM_UP, Arm, Figures, Say
+from benchmarks.arms import WARM_UP, Arm, Figures
 from benchmarks.figures import readable
 from benchmarks.processes import BenchmarkError
+from benchmarks.terminal import Terminal
 from ops.errors import CommandError
 
 FAILURES = (BenchmarkError, CommandError, OSError, PostgresError, RedisError, SQLAlchemyError)
@@ -31,42 +33,50 @@ class Section:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def carry_out(arms: Sequence[Arm], runs: int, say: Say) -> Section:
-    """Carry out one section: a warm-up of all, then each once, ``runs`` times over.
+def turns(arms: Sequence[Arm], runs: int, *, warm_up: bool = True) -> Iterator[tuple[int, Arm]]:
+    """Give each turn of a section with the number of its round; 0 is the warm-up.
+
+    Args:
+        arms: the systems, in the order of their turns.
+        runs: rounds that count, except for arms that have fewer.
+        warm_up: whether there is a warm-up at all.
+    """
+    for number in range(0 if warm_up else 1, runs + 1):
+        for arm in arms:
+            if arm.warms_up if number == 0 else number <= (arm.runs or runs):
+                yield number, arm
+
+
+def carry_out(of_section: Iterable[tuple[int, Arm]], tell: Terminal) -> Section:
+    """Carry out the turns of one section.
 
     A system that fails once has no figures: those of its other runs are those of good luck.
     """
     section = Section()
-    of: dict[str, list[Figures]] = {arm.system: [] for arm in arms}
-    for number, arm in _turns(arms, runs):
+    counted: defaultdict[str, list[Figures]] = defaultdict(list)
+    for number, arm in of_section:
         if arm.system in section.failures:
             continue
-        which = f"run {number} of {arm.runs or runs}" if number else "warm-up"
-        say(f"{arm.section}: {arm.system}, {which}")
+        turn = f"{arm.section}: {arm.system}, " + (f"run {number}" if number else "warm-up")
+        tell.begin(turn)
         try:
             figures = arm.run(arm.jobs if number else max(1, arm.jobs // WARM_UP))
         except FAILURES as error:
             section.failures[arm.system] = str(error) or repr(error)
-            say(f"{arm.section}: {arm.system} failed: {error}")
+            tell.say(f"{turn} failed: {error}")
             continue
-        say(f"{arm.section}: {arm.system}, {which}: {_in_words(figures)}")
+        finally:
+            tell.end()
+        tell.say(f"{turn}: {_in_words(figures)}")
         if number:
-            of[arm.system].append(figures)
+            counted[arm.system].append(figures)
     section.runs = [
         figures
-        for system, measured in of.items()
+        for system, measured in counted.items()
         if system not in section.failures
         for figures in measured
     ]
     return section
-
-
-def _turns(arms: Sequence[Arm], runs: int) -> Iterator[tuple[int, Arm]]:
-    """Give each turn with the number of its round; 0 is the warm-up."""
-    for number in range(runs + 1):
-        for arm in arms:
-            if arm.warms_up if number == 0 else number <= (arm.runs or runs):
-                yield number, arm
 
 
 def _in_words(figures: Figures) -> str:
