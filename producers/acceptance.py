@@ -86,11 +86,11 @@ async def create(
         sessions: where to.
         tenant: whose orders.
         wishes: under distinct keys.
-        patience_ms: how long to wait for a request with one of the keys.
+        patience_ms: how long to wait for who is in the way.
 
     Raises:
-        KeyInFlightError: a request with one of the keys didn't end in that time. Nothing was
-            created.
+        KeyInFlightError: a request with one of the keys, or the erasure of one of the users, didn't
+            end in that time. Nothing was created.
     """
     jobs = [
         Staged(
