@@ -112,5 +112,5 @@ lock: install ## lock again after a change in pyproject.toml; ARGS=--upgrade tak
 
 .PHONY: clean
 clean: ## remove what make made; the data of `make up` stays
-	@rm -rf $(VENV) .demo .faults.xml .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) .bench .demo .faults.xml .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
