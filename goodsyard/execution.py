@@ -31,9 +31,9 @@ from goodsyard.outcomes import UNCERTAIN, Dead, Outcome, Retry, Snooze
 from goodsyard.settlement import Ended, Settled
 from goodsyard.turns import Turns
 
-GATHER_SECONDS = 0.1
-"""How long finished calls wait for their neighbours, so that a commit is shared. They go as soon as
-the last of them is there; a lone job never waits."""
+GATHER_SECONDS = 0.25
+"""The most that finished calls wait for their neighbours, so that a commit is shared: as long again
+as the first of them took, and not once the last is there. A lone job never waits."""
 
 CALL_SECONDS = 20.0
 """The most a provider may take, from the beginning of the call; under the worker's hard time limit
@@ -175,12 +175,14 @@ class Executor:
     async def _settle_as_they_return(
         self, handler: ExternalHandler[Any, Any], rows: Mapping[asyncio.Task[_Answered], Claimed]
     ) -> None:
-        calls = set(rows)
+        loop, calls = asyncio.get_running_loop(), set(rows)
+        began = loop.time()
         try:
             while calls:
                 finished, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 if calls:
-                    more, calls = await asyncio.wait(calls, timeout=GATHER_SECONDS)
+                    took = loop.time() - began
+                    more, calls = await asyncio.wait(calls, timeout=min(took, GATHER_SECONDS))
                     finished |= more
                 failpoint("before_settle")
                 await self._settle_answers(

@@ -77,15 +77,15 @@ async def test_calls_that_hang_do_not_hold_later_chunks_back(yard: Yard) -> None
                 await goes_on.wait()
             return await super().call(job)
 
-    chunks = Ask.policy.chunk + 20  # together, more calls hang than a chunk has
-    deliveries = await yard.deliver(*[Ask(line="answers"), Ask(line="hangs")] * chunks)
+    hanging = Ask.policy.chunk + 20  # together, more calls hang than a chunk has
+    deliveries = await yard.deliver(*[Ask(line="answers"), Ask(line="hangs")] * hanging)
     executor = yard.executor(SomeHang())
     async with asyncio.timeout(PATIENCE):
-        for first in range(0, len(deliveries), 2):
-            await executor.run(Ask.kind, deliveries[first : first + 2])
+        for first in range(0, len(deliveries), 40):
+            await executor.run(Ask.kind, deliveries[first : first + 40])
 
     async def others_are_through() -> bool:
-        return await yard.notes() == ["answers"] * chunks
+        return await yard.notes() == ["answers"] * hanging
 
     await until(others_are_through, "the others' answers")
     goes_on.set()
