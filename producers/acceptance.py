@@ -72,7 +72,7 @@ _CREATE = text(f"""
           JOIN won ON won.key = a.key),
     {rows.inserting("order_id IN (SELECT a.order_id FROM accepted a)")},
     staged AS ({staging("s.id IN (SELECT a.job_id FROM accepted a)")})
-    SELECT now(), ARRAY(SELECT key FROM won), ARRAY(SELECT id FROM buyer),
+    SELECT now() AS accepted_at, ARRAY(SELECT key FROM won), ARRAY(SELECT id FROM buyer),
            set_config('plan_cache_mode', 'auto', true)
 """)  # noqa: S608 - no value gets in here, only SQL of our own
 
