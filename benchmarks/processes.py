@@ -121,6 +121,11 @@ class Processes:
         if status != 0:
             raise BenchmarkError(last_lines(self.log(name), 1))
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """What runs, by name."""
+        return {name: process.pid for name, (process, _) in self._running.items()}
+
     def log(self, name: str) -> Path:
         """Return where a program's output goes."""
         return self.ground.folder / f"{name}.log"

@@ -60,7 +60,7 @@ _WRONG = {
         ) WHERE kind = %(mail)s
         """,
 }
-_PAID = "SELECT count(*) FROM commerce.orders WHERE status = 'paid'"
+PAID = "SELECT count(*) FROM commerce.orders WHERE status = 'paid'"
 
 
 def arms(shop: Shop) -> list[Arm]:
@@ -73,13 +73,13 @@ def arms(shop: Shop) -> list[Arm]:
 
 def _run(shop: Shop, orders: int, *, mails: bool) -> Figures:
     with shop.yard() as yard:
-        _take_in(yard, orders, paused=not mails)
+        take_in(yard, orders, paused=not mails)
         yard.start_gateway()
         if mails:
             yard.start_mail_sink()
         yard.start_relay()
         yard.start_workers()
-        yard.wait("orders are paid", lambda: yard.number(_PAID), orders)
+        yard.wait("orders are paid", lambda: yard.number(PAID), orders)
         yard.await_done(ChargePayment.kind, orders)
         if mails:
             yard.await_done(SendEmail.kind, orders)
@@ -89,7 +89,7 @@ def _run(shop: Shop, orders: int, *, mails: bool) -> Figures:
     return {"chain": {WITH_MAILS if mails else SYSTEM: orders / seconds}}
 
 
-def _take_in(yard: Yard, orders: int, *, paused: bool) -> None:
+def take_in(yard: Yard, orders: int, *, paused: bool) -> None:
     """Hand the orders in at the API, before anybody works, and let the API go."""
     address = yard.start_api()
     with httpx.Client(
