@@ -55,8 +55,6 @@ class Created(NamedTuple):
 # All parts see the same rows, those of before the statement; but the lock on a user waits for an
 # erasure that is under way and reads its outcome, and a key that another transaction has just
 # inserted is waited for, and lost if that commits. No key is taken for a stranger's order.
-# The last part is for the foreign keys, checked row by row once all is done: our connections plan
-# every statement anew, and those checks too, which is most of what they cost.
 _CREATE = text(f"""
     WITH buyer AS MATERIALIZED ({BUYERS}),
     won AS ({
@@ -72,8 +70,7 @@ _CREATE = text(f"""
           JOIN won ON won.key = a.key),
     {rows.inserting("order_id IN (SELECT a.order_id FROM accepted a)")},
     staged AS ({staging("s.id IN (SELECT a.job_id FROM accepted a)")})
-    SELECT now() AS accepted_at, ARRAY(SELECT key FROM won), ARRAY(SELECT id FROM buyer),
-           set_config('plan_cache_mode', 'auto', true)
+    SELECT now() AS accepted_at, ARRAY(SELECT key FROM won), ARRAY(SELECT id FROM buyer)
 """)  # noqa: S608 - no value gets in here, only SQL of our own
 
 
@@ -108,5 +105,5 @@ async def create(
     )
     with request_keys.in_flight():
         async with in_time(), sessions.committing() as connection:
-            at, keys, buyers, _ = (await connection.execute(_CREATE, parameters)).one()
+            at, keys, buyers = (await connection.execute(_CREATE, parameters)).one()
     return Created(at, set(keys), set(buyers))
