@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -24,6 +25,9 @@ FOLDER = ROOT / ".bench"
 
 _QUICK_SCALE = 0.25
 
+Plan: TypeAlias = dict[str, list[tuple[int, Arm]]]
+"""The turns of each section."""
+
 
 def main(
     *,
@@ -31,18 +35,25 @@ def main(
     systems: Annotated[str | None, typer.Option(help="By commas; all, if not given.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Counted runs of each.")] = 3,
     scale: Annotated[
-        float, typer.Option(min=0.001, help="Jobs and rows, as a part of the usual number.")
+        float,
+        typer.Option(
+            min=0.001, help="That part of the usual jobs and rows; such figures are not kept."
+        ),
     ] = 1.0,
     quick: Annotated[
         bool, typer.Option(help="One small run of Goodsyard and the limits: three minutes.")
     ] = False,
 ) -> None:
     """Measure Goodsyard, its peers and the limits of this machine, in turn."""
+    file = QUICK if quick or scale < 1 else LATEST
     if quick:
         runs, scale = 1, scale * _QUICK_SCALE
     with Terminal() as tell, sole_use(FOLDER), Servers(FOLDER / "servers") as servers:
         arms = _chosen(_arms(servers, tell, scale, quick=quick), only, systems)
-        failed = _measure(arms, runs, tell, quick=quick)
+        plan = _plan(arms, runs, warm_up=not quick)
+        failed = _measure(plan, file, tell)
+    if file is LATEST:
+        report.write()
     sys.exit(1 if failed else 0)
 
 
@@ -75,13 +86,15 @@ def _chosen(arms: Sequence[Arm], only: Sequence[str] | None, systems: str | None
     return chosen
 
 
-def _measure(arms: Sequence[Arm], runs: int, tell: Terminal, *, quick: bool) -> bool:
-    """Measure section by section, keep each when it is through, and tell whether any failed."""
-    file = QUICK if quick else LATEST
-    plan = {
-        section: list(turns([a for a in arms if a.section == section], runs, warm_up=not quick))
+def _plan(arms: Sequence[Arm], runs: int, *, warm_up: bool) -> Plan:
+    return {
+        section: list(turns([a for a in arms if a.section == section], runs, warm_up=warm_up))
         for section in dict.fromkeys(arm.section for arm in arms)
     }
+
+
+def _measure(plan: Plan, file: Path, tell: Terminal) -> bool:
+    """Measure section by section, keep each when it is through, and tell whether any failed."""
     tell.expect(sum(map(len, plan.values())))
     measured: Results = {}
     failures: dict[str, dict[str, str]] = {}
@@ -94,8 +107,6 @@ def _measure(arms: Sequence[Arm], runs: int, tell: Terminal, *, quick: bool) -> 
         if outcome.failures:
             failures[section] = outcome.failures
     tell.say(report.table(measured, failures))
-    if not quick:
-        report.write()
     return bool(failures)
 
 

@@ -13,7 +13,9 @@ Say: TypeAlias = Callable[[str], None]
 """Tells the person at the terminal what goes on."""
 
 WARM_UP = 10
-"""The run that doesn't count is this many times smaller."""
+"""The run that doesn't count is this many times smaller,"""
+LEAST = 20
+"""but never less than this: a rate is between jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +40,4 @@ class Arm:
 
     def scaled(self, part: float) -> Self:
         """Return the same with that part of its jobs."""
-        return replace(self, jobs=max(1, round(self.jobs * part)))
+        return replace(self, jobs=max(LEAST, round(self.jobs * part)))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
-import venv
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,21 +20,19 @@ from benchmarks.servers import Servers
 
 _PEERS = ROOT / "benchmarks" / "peers"
 
-# Fewer of the slower ones: each counted run takes seconds, not minutes.
-_NOOP = {
-    "celery prefork": 20_000,
-    "celery best pool": 20_000,
-    "dramatiq": 20_000,
-    "taskiq": 20_000,
-    "huey": 20_000,
-    "oban": 20_000,
-    "procrastinate": 4_000,
-    "dbos": 3_000,
+_SECTIONS = ("noop", "enqueue", "io50", "latency", "chain")
+
+# Fewer for the slower ones: each counted run takes seconds, not minutes.
+_JOBS = {
+    "celery prefork": (20_000, 5_000, 400, 300, 500),
+    "celery best pool": (20_000, 5_000, 4_000, 300, 2_000),
+    "dramatiq": (20_000, 5_000, 4_000, 300, 2_000),
+    "taskiq": (20_000, 5_000, 4_000, 300, 2_000),
+    "huey": (20_000, 5_000, 4_000, 300),  # it has no chain
+    "oban": (20_000, 5_000, 4_000, 300, 2_000),
+    "procrastinate": (4_000, 2_000, 2_000, 300, 500),
+    "dbos": (3_000, 2_000, 2_000, 300, 500),
 }
-_OTHERS = {"enqueue": 5_000, "io50": 4_000, "latency": 300, "chain": 2_000}
-_OTHERS_OF_THE_SLOW = {"enqueue": 2_000, "io50": 2_000, "latency": 300, "chain": 500}
-_SLOW = {"procrastinate", "dbos"}
-_WITHOUT_A_CHAIN = {"huey", "oban"}
 
 _LIMITS = {"limit set-wise": "setwise", "limit one-by-one": "one_by_one"}
 _LIMIT_ORDERS = 6_000
@@ -64,8 +62,8 @@ class Peers:
                 partial(self._run, section, system),
                 warms_up=section != "latency",  # it warms up by itself, as ours does
             )
-            for system in _NOOP
-            for section, jobs in _sections(system).items()
+            for system, numbers in _JOBS.items()
+            for section, jobs in zip(_SECTIONS, numbers, strict=False)
         ]
 
     def _run(self, section: str, system: str, jobs: int) -> Figures:
@@ -81,15 +79,6 @@ def limits(servers: Servers) -> list[Arm]:
         Arm("chain", system, _LIMIT_ORDERS, partial(_limit, servers, system, module))
         for system, module in _LIMITS.items()
     ]
-
-
-def _sections(system: str) -> dict[str, int]:
-    others = _OTHERS_OF_THE_SLOW if system in _SLOW else _OTHERS
-    return {
-        section: jobs
-        for section, jobs in {"noop": _NOOP[system], **others}.items()
-        if section != "chain" or system not in _WITHOUT_A_CHAIN
-    }
 
 
 def _limit(servers: Servers, system: str, module: str, orders: int) -> Figures:
@@ -127,18 +116,39 @@ def _environment(peer: Path, environments: Path, say: Say) -> Path:
     requirements = peer / "requirements.txt"
     if not requirements.exists():
         raise BenchmarkError(f"{peer.name} has no requirements.txt")
+    interpreter = _interpreter(peer)
     folder = environments / peer.name
     python, stamp = folder / "bin" / "python", folder / "made-from"
-    made_from = hashlib.sha256(sys.version.encode() + requirements.read_bytes()).hexdigest()
+    made_from = hashlib.sha256(interpreter.encode() + requirements.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != made_from:
         say(f"Installing {peer.name} into {folder.relative_to(ROOT)} ...")
         stamp.unlink(missing_ok=True)
-        venv.create(folder, clear=True, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        made = subprocess.run(
-            [*install, "--requirement", str(requirements)], capture_output=True, check=False
-        )
-        if made.returncode != 0:
-            raise BenchmarkError(f"{peer.name} can't be installed: {made.stderr.decode()[-500:]}")
+        _install(peer, interpreter, "-m", "venv", "--clear", str(folder))
+        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        _install(peer, str(python), *pip, "--requirement", str(requirements))
         stamp.write_text(made_from)
     return python
+
+
+def _interpreter(peer: Path) -> str:
+    """Return the Python a peer asks for in ``.python-version``; ours, if it doesn't.
+
+    Raises:
+        BenchmarkError: there is none here.
+    """
+    asked = peer / ".python-version"
+    ours = "{}.{}".format(*sys.version_info[:2])
+    version = asked.read_text().strip() if asked.exists() else ours
+    if version == ours:
+        return sys.executable
+    found = shutil.which(f"python{version}")
+    if found is None:
+        raise BenchmarkError(f"{peer.name} needs Python {version}, and there is none in PATH")
+    return found
+
+
+def _install(peer: Path, *command: str) -> None:
+    # In the peer's folder: where python3.12 is pyenv's, .python-version is what makes it work.
+    made = subprocess.run(command, cwd=peer, capture_output=True, check=False)
+    if made.returncode != 0:
+        raise BenchmarkError(f"{peer.name} can't be installed: {made.stderr.decode()[-500:]}")

@@ -10,7 +10,7 @@ from psycopg import Error as PostgresError
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from benchmarks.arms import WARM_UP, Arm, Figures
+from benchmarks.arms import LEAST, WARM_UP, Arm, Figures
 from benchmarks.figures import readable
 from benchmarks.processes import BenchmarkError
 from benchmarks.terminal import Terminal
@@ -60,7 +60,7 @@ def carry_out(of_section: Iterable[tuple[int, Arm]], tell: Terminal) -> Section:
         turn = f"{arm.section}: {arm.system}, " + (f"run {number}" if number else "warm-up")
         tell.begin(turn)
         try:
-            figures = arm.run(arm.jobs if number else max(1, arm.jobs // WARM_UP))
+            figures = arm.run(arm.jobs if number else max(LEAST, arm.jobs // WARM_UP))
         except FAILURES as error:
             section.failures[arm.system] = str(error) or repr(error)
             tell.say(f"{turn} failed: {error}")

@@ -104,9 +104,9 @@ def test_one_failure_leaves_a_system_without_figures_and_the_others_with_theirs(
 
     arms = [arm("steady"), arm("flaky", fails_the_second_time)]
     outcome = carry_out(turns(arms, 3), Terminal())
-    assert outcome.runs == [{"noop": {"steady": 100.0}}] * 3
+    assert outcome.runs == [{"noop": {"steady": 1000.0}}] * 3
     assert outcome.failures == {"flaky": "3 jobs never ran"}
-    assert taken == [10, 100], "a small run first, and none after the failure"
+    assert taken == [100, 1000], "a small run first, and none after the failure"
 
 
 def test_the_document_changes_between_its_marks_alone(
@@ -173,7 +173,7 @@ def arm(
     return Arm(
         "noop",
         system,
-        100,
+        1000,
         run or (lambda jobs: {"noop": {system: float(jobs)}}),
         runs=runs,
         warms_up=warms_up,
