@@ -1,4 +1,4 @@
-"""What a request costs without us: FastAPI, one transaction of the same four INSERTs, an answer.
+"""What a request costs without us: FastAPI, the same four INSERTs in one commit, an answer.
 
 No authentication, no replay of a key, no check of the user but the database's own, no limit of
 rates: the least that takes an order in. Uvicorn on uvloop and httptools, as many connections as
@@ -11,6 +11,7 @@ import argparse
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -27,22 +28,22 @@ from uuid_utils.compat import uuid7
 from benchmarks.yard import TENANT
 from producers.services import POOL_SIZE
 
-_KEY = """
-INSERT INTO goodsyard.request_key (tenant, key, hash, resource) VALUES (%s, %s, %s, %s)
-"""
-_ORDER = """
-INSERT INTO commerce.orders (id, tenant, user_id, currency, total, payment_method, metadata)
-VALUES (%s, %s, %s, %s, %s, %s, %s)
-"""
-_LINE = """
-INSERT INTO commerce.order_line (order_id, line_no, tenant, sku, quantity, unit_amount)
-SELECT %s, line_no, %s, sku, quantity, unit_amount
-  FROM unnest(%s::smallint[], %s::text[], %s::int[], %s::bigint[])
-    AS l(line_no, sku, quantity, unit_amount)
-"""
-_JOB = """
+# One statement, so one round trip and one commit: four in a transaction took fewer requests.
+_INSERT = """
+WITH new_key AS (
+    INSERT INTO goodsyard.request_key (tenant, key, hash, resource)
+    VALUES (%(tenant)s, %(key)s, %(hash)s, %(resource)s)),
+new_order AS (
+    INSERT INTO commerce.orders (id, tenant, user_id, currency, total, payment_method, metadata)
+    VALUES (%(order)s, %(tenant)s, %(user)s, %(currency)s, %(total)s, %(method)s, %(metadata)s)),
+new_line AS (
+    INSERT INTO commerce.order_line (order_id, line_no, tenant, sku, quantity, unit_amount)
+    SELECT %(order)s, line_no, %(tenant)s, sku, quantity, unit_amount
+      FROM unnest(%(line_numbers)s::smallint[], %(skus)s::text[], %(quantities)s::int[],
+                  %(units)s::bigint[])
+        AS l(line_no, sku, quantity, unit_amount))
 INSERT INTO goodsyard.job (id, tenant, kind, max_attempts, subject, payload)
-VALUES (%s, %s, 'orders.process', 10, %s, %s)
+VALUES (%(job)s, %(tenant)s, 'orders.process', 10, %(order)s, %(payload)s)
 """
 
 
@@ -68,7 +69,9 @@ class Order(BaseModel):
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     url = make_url(os.environ["GOODSYARD_DATABASE_URL"]).set(drivername="postgresql")
     conninfo = url.render_as_string(hide_password=False)
-    async with AsyncConnectionPool(conninfo, min_size=POOL_SIZE, open=False) as pool:
+    async with AsyncConnectionPool(
+        conninfo, min_size=POOL_SIZE, kwargs={"autocommit": True}, open=False
+    ) as pool:
         await pool.wait()
         app.state.pool = pool
         yield
@@ -85,35 +88,27 @@ async def submit(
     """Take an order in."""
     order_id, job_id = uuid7(), uuid7()
     total = sum(line.quantity * line.unit_amount for line in order.lines)
-    resource = {"order": str(order_id), "job": str(job_id)}
+    row = {
+        "tenant": TENANT,
+        "key": idempotency_key,
+        "hash": sha256(await request.body()).digest(),
+        "resource": Jsonb({"order": str(order_id), "job": str(job_id)}),
+        "order": order_id,
+        "user": order.user_id,
+        "currency": order.currency,
+        "total": total,
+        "method": order.payment_method,
+        "metadata": Jsonb(order.metadata),
+        "line_numbers": list(range(1, len(order.lines) + 1)),
+        "skus": [line.sku for line in order.lines],
+        "quantities": [line.quantity for line in order.lines],
+        "units": [line.unit_amount for line in order.lines],
+        "job": job_id,
+        "payload": Jsonb({"order_id": str(order_id)}),
+    }
     pool: AsyncConnectionPool = request.app.state.pool
     async with pool.connection() as connection:
-        await connection.execute(_KEY, [TENANT, idempotency_key, b"", Jsonb(resource)])
-        await connection.execute(
-            _ORDER,
-            [
-                order_id,
-                TENANT,
-                order.user_id,
-                order.currency,
-                total,
-                order.payment_method,
-                Jsonb(order.metadata),
-            ],
-        )
-        await connection.execute(
-            _LINE,
-            [
-                order_id,
-                TENANT,
-                list(range(1, len(order.lines) + 1)),
-                [line.sku for line in order.lines],
-                [line.quantity for line in order.lines],
-                [line.unit_amount for line in order.lines],
-            ],
-        )
-        payload = {"order_id": str(order_id)}
-        await connection.execute(_JOB, [job_id, TENANT, order_id, Jsonb(payload)])
+        await connection.execute(_INSERT, row)
     document = {
         "id": str(order_id),
         "status": "pending",
