@@ -36,7 +36,7 @@ class Noop(Contract):
 
 
 class Nap(Contract):
-    """Leave a mark and wait for 50 ms, as for a provider."""
+    """Leave a mark and wait for 50 ms, or longer, as for a provider."""
 
     kind: ClassVar[str] = "bench.nap"
     effect: ClassVar[Effect] = Effect.EXTERNAL
@@ -44,6 +44,7 @@ class Nap(Contract):
     policy: ClassVar[Policy] = Policy(queue="payments")
 
     number: int
+    seconds: float = NAP_SECONDS
 
 
 async def _do_nothing(jobs: Sequence[Job[Noop]], _: AsyncSession) -> Sequence[Outcome]:
@@ -56,7 +57,7 @@ class _Napping:
 
     async def call(self, job: Job[Nap]) -> None:
         marks.leave(job.payload.number)
-        await asyncio.sleep(NAP_SECONDS)
+        await asyncio.sleep(job.payload.seconds)
 
     async def settle(
         self, _: AsyncSession, answered: Sequence[tuple[Job[Nap], None]]

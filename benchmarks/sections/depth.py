@@ -54,9 +54,13 @@ def arms(shop: Shop, say: Say, scale: float) -> list[Arm]:
 def _run(shop: Shop, house: _House, jobs: int) -> Figures:
     full = house.database
     with shop.yard() as yard:
-        empty_rate = drain(yard, Noop, jobs)
+        empty_rate = drain(yard, [Noop(number=number) for number in range(jobs)])
     with shop.yard_on(full) as yard:
-        return {"depth": {SYSTEM: drain(yard, Noop, jobs) / empty_rate}}
+        return {
+            "depth": {
+                SYSTEM: drain(yard, [Noop(number=number) for number in range(jobs)]) / empty_rate
+            }
+        }
 
 
 class _House:
