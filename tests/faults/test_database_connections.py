@@ -224,7 +224,7 @@ def test_when_no_connection_is_to_be_had_work_waits_and_goes_on_once_there_are_s
         with ExitStack() as idle:
             clients = Idlers(system.postgres.url, idle)
             clients.take(150)  # some are left for those at work
-            shop.order(300)
+            shop.order(1_500)
             shop.until_charged(20)
             shop.until(lambda: clients.have_all(shop), "all connections to be taken")
             refused = submit(http, shop, "refused")

@@ -11,6 +11,7 @@ from tasks.contracts import QUEUES
 from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
 from tests.harness.shop import Shop
+from workers.messages import parse
 
 # A worker whose flow has one kind of job more than it has handlers.
 FORGETFUL = """
@@ -63,7 +64,8 @@ def _in_queues(system: System) -> set[tuple[str, int]]:
     with Redis.from_url(system.valkey.url) as redis:
         messages = [message for queue in QUEUES for message in redis.lrange(queue, 0, -1)]
     bodies = [json.loads(base64.b64decode(json.loads(message)["body"])) for message in messages]
-    return {(job, fence) for _, kwargs, _ in bodies for job, fence in kwargs["jobs"]}
+    sent = [parse(kwargs["v"], kwargs["jobs"]) for _, kwargs, _ in bodies]
+    return {(str(job), fence) for deliveries in sent for job, fence in deliveries}
 
 
 def test_a_worker_without_a_setting_ends_at_once_and_names_it(system: System) -> None:
