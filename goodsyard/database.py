@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import cast
 
 import orjson
@@ -37,6 +37,9 @@ _SESSION_LIMITS = {
     "lock_timeout": "5s",
     "timezone": "UTC",
 }
+
+_AHEAD = "sent ahead"
+"""Where a session keeps the pipeline that it is in."""
 
 _OF_A_RELAY = {"synchronous_commit": "off", "plan_cache_mode": "force_custom_plan"}
 
@@ -124,7 +127,12 @@ class Sessions(async_sessionmaker[AsyncSession]):
                 connection was given up; what was sent may or may not have been committed.
         """
         async with in_time(), super().begin() as tx:
-            yield tx
+            try:
+                yield tx
+                await _commit_ahead(tx)
+            except BaseException:
+                await _give_up(tx)
+                raise
 
     @asynccontextmanager
     async def committing(self) -> AsyncIterator[AsyncConnection]:
@@ -155,30 +163,58 @@ async def in_time() -> AsyncIterator[None]:
         raise OperationalError("a transaction", None, silence) from error
 
 
-@asynccontextmanager
-async def pipelined(tx: AsyncSession) -> AsyncIterator[None]:
-    """Send the statements of the block one behind the other, without waiting for their answers.
+async def send_ahead(tx: AsyncSession) -> None:
+    """Send what follows in the transaction, its commit included, without waiting for answers.
 
-    For statements that don't depend on each other and return nothing: together they take a round
-    trip, and whatever the transaction has locked before is held for as much shorter.
+    For statements that return nothing. Together with the commit they take one round trip: what the
+    transaction has locked is free again as soon as the server is through, however busy we are. An
+    error of one of them is raised by the commit, or by ``wait_for_answers``.
+    """
+    ahead = AsyncExitStack()
+    await ahead.enter_async_context((await _driver_connection(tx)).pipeline())
+    tx.info[_AHEAD] = ahead
+
+
+async def wait_for_answers(tx: AsyncSession) -> None:
+    """Wait until all that was sent ahead is answered, if anything was.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: one of them failed. The transaction is of no further use.
+        sqlalchemy.exc.DBAPIError: a statement failed. The transaction is of no further use.
     """
-    pooled = await (await tx.connection()).get_raw_connection()
-    connection = cast("psycopg.AsyncConnection[object]", pooled.driver_connection)
+    ahead: AsyncExitStack | None = tx.info.pop(_AHEAD, None)
+    if ahead is None:
+        return
+    connection = await _driver_connection(tx)
     try:
-        async with connection.pipeline():
-            yield
+        await ahead.aclose()
     except psycopg.Error as error:
         raise DBAPIError.instance(
-            "one of several statements in a pipeline",
+            "one of several statements sent ahead",
             None,
             error,
             psycopg.Error,
             hide_parameters=True,
             connection_invalidated=connection.closed,
         ) from error
+
+
+async def _commit_ahead(tx: AsyncSession) -> None:
+    # The session's own commit follows, and finds no transaction any more: it costs nothing.
+    if _AHEAD in tx.info:
+        await (await _driver_connection(tx)).commit()
+        await wait_for_answers(tx)
+
+
+async def _give_up(tx: AsyncSession) -> None:
+    ahead: AsyncExitStack | None = tx.info.pop(_AHEAD, None)
+    if ahead is not None:
+        with suppress(psycopg.Error):  # what was raised before says more
+            await ahead.aclose()
+
+
+async def _driver_connection(tx: AsyncSession) -> psycopg.AsyncConnection[object]:
+    pooled = await (await tx.connection()).get_raw_connection()
+    return cast("psycopg.AsyncConnection[object]", pooled.driver_connection)
 
 
 def session_factory(engine: AsyncEngine) -> Sessions:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Backoff
+from goodsyard.database import wait_for_answers
 from goodsyard.job import JobState
 from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry, Snooze
 from goodsyard.submit import INSERT_STAGED, Staged, as_columns
@@ -98,6 +99,7 @@ async def settle(
     if done:
         due = await _finish(tx, done)
     if others:
+        await wait_for_answers(tx)  # it asks for some
         states |= await _put_back(tx, others, backoff, worker)
     return Settled(states, due)
 

@@ -9,11 +9,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.orders import rows as order_rows
 from commerce.orders.rows import LockedOrder
-from commerce.orders.rules import OrderStatus, allocate, needs_of
+from commerce.orders.rules import (
+    Allocation,
+    Demand,
+    OrderStatus,
+    allocate,
+    is_plenty,
+    needs_of,
+)
 from commerce.payments import rows as payment_rows
 from commerce.payments.rows import NewPayment
 from commerce.stock import rows as stock_rows
-from goodsyard.database import pipelined
+from goodsyard.database import send_ahead
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome, Refused
 from tasks.contracts import ChargePayment, ProcessOrder
@@ -26,21 +33,33 @@ async def process(jobs: Sequence[Job[ProcessOrder]], tx: AsyncSession) -> Sequen
     pending = [order for order in orders.values() if order.status is OrderStatus.PENDING]
     cancelled = [order for order in pending if order.cancel_requested]
     demands = await order_rows.demands(tx, [o.id for o in pending if not o.cancel_requested])
-    # The stock last of what is locked, the rest in a pipeline: others wait for the same few rows.
-    free = await stock_rows.lock(tx, (sku for demand in demands for sku in demand.needs))
-    allocation = allocate(demands, free)
+    allocation = await _allocate(tx, demands)
 
     accepted = [order for order in pending if order.id in allocation.accepted]
     payments = {order.id: _payment_for(order) for order in accepted if order.total > 0}
     moves = _moves(accepted, allocation.rejected, cancelled)
     free_of_charge = {order.id for order in accepted if order.total == 0}
-    async with pipelined(tx):
-        await stock_rows.reserve(tx, allocation.reserved)
-        await stock_rows.hand_out(tx, needs_of(d for d in demands if d.order_id in free_of_charge))
-        await payment_rows.insert(tx, list(payments.values()))
-        await order_rows.move(tx, moves)
+    await send_ahead(tx)
+    await payment_rows.insert(tx, list(payments.values()))
+    await order_rows.move(tx, moves)
+    # The last of what is locked: other chunks wait for the same few rows.
+    await stock_rows.reserve(tx, allocation.reserved)
+    await stock_rows.hand_out(tx, needs_of(d for d in demands if d.order_id in free_of_charge))
 
     return [_outcome(job.payload.order_id, orders, moves, payments) for job in jobs]
+
+
+async def _allocate(tx: AsyncSession, demands: Sequence[Demand]) -> Allocation:
+    """Decide who gets goods; under lock where they could run out meanwhile.
+
+    Where there is plenty, the table's own CHECK is who decides: were it all gone after all, the
+    chunk is rolled back, and each order decided alone.
+    """
+    needed = needs_of(demands)
+    free = await stock_rows.free(tx, needed)
+    if not is_plenty(needed, free):
+        free = await stock_rows.lock(tx, needed)
+    return allocate(demands, free)
 
 
 def _moves(

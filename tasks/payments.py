@@ -26,7 +26,7 @@ from commerce.payments.rules import (
 )
 from commerce.stock import rows as stock_rows
 from goodsyard.contracts import Contract
-from goodsyard.database import pipelined
+from goodsyard.database import send_ahead
 from goodsyard.job import Job
 from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
 from tasks.contracts import ChargePayment
@@ -96,20 +96,20 @@ async def _write_down(
     # A cancel came while the gateway was at work: charged, so refunded, but nothing is shipped.
     called_off = {order for order in paid if orders[order].cancel_requested}
     reasons = {p.order_id: verdicts[p.id].failure for p in declined}
-    # The stock last of what is locked, in a pipeline: other chunks wait for the same few rows.
-    async with pipelined(tx):
-        await payment_rows.move(tx, verdicts)
-        await order_rows.move(
-            tx,
-            dict.fromkeys(paid, (OrderStatus.PAID, None))
-            | {order: (OrderStatus.PAYMENT_FAILED, reasons[order]) for order in failed},
-        )
-        await ledger.book(tx, [_capture_of(payment) for payment in captured])
-        await stock_rows.hand_out(
-            tx,
-            taken=needs_of(needs[order] for order in paid - called_off),
-            released=needs_of(needs[order] for order in failed | called_off),
-        )
+    await send_ahead(tx)
+    await payment_rows.move(tx, verdicts)
+    await order_rows.move(
+        tx,
+        dict.fromkeys(paid, (OrderStatus.PAID, None))
+        | {order: (OrderStatus.PAYMENT_FAILED, reasons[order]) for order in failed},
+    )
+    await ledger.book(tx, [_capture_of(payment) for payment in captured])
+    # The last of what is locked: other chunks wait for the same few rows.
+    await stock_rows.hand_out(
+        tx,
+        taken=needs_of(needs[order] for order in paid - called_off),
+        released=needs_of(needs[order] for order in failed | called_off),
+    )
 
 
 def _capture_of(payment: LockedPayment) -> Transfer:

@@ -46,7 +46,7 @@ class Pause(NamedTuple):
 IDLE = Pause(0.004, POLL_SECONDS)
 """Wake-ups that come faster than the least are answered together."""
 
-BUSY = Pause(0.01, 0.01)
+BUSY = Pause(0.02, 0.02)
 """While a full queue or a spent limit holds jobs back: wake-ups change nothing then."""
 
 AWAY = Pause(0.5, 0.5)

@@ -56,6 +56,11 @@ def quantities(lines: Iterable[tuple[Sku, int]]) -> Counter[Sku]:
     return needed
 
 
+PLENTY = 20
+"""Chunks of orders that may be at work at once, each in need of the same: more than most clusters
+have. It decides nothing but whether rows are locked early."""
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """The pieces of each SKU (with its tenant) that one order needs."""
@@ -67,6 +72,11 @@ class Demand:
 def needs_of(demands: Iterable[Demand]) -> Counter[tuple[int, str]]:
     """Return the pieces of each SKU that the orders need together."""
     return quantities(need for demand in demands for need in demand.needs.items())
+
+
+def is_plenty(needed: Mapping[tuple[int, str], int], free: Mapping[tuple[int, str], int]) -> bool:
+    """Tell whether goods won't run out even if as much is taken ``PLENTY`` times at once."""
+    return all(free.get(sku, 0) >= PLENTY * quantity for sku, quantity in needed.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 Sku: TypeAlias = tuple[int, str]
@@ -20,12 +20,12 @@ _IN_ORDER = """
      ORDER BY tenant, sku
        FOR NO KEY UPDATE"""
 
-_LOCK = text(f"""
+_FREE = """
     SELECT tenant, sku, on_hand - reserved
       FROM commerce.stock
      WHERE (tenant, sku) IN (SELECT * FROM unnest(CAST(:tenants AS int[]), CAST(:skus AS text[])))
-    {_IN_ORDER}
-""")  # noqa: S608 - what is put in is the constant above
+"""
+_LOOK, _LOCK = text(_FREE), text(f"{_FREE} {_IN_ORDER}")
 
 _CHANGE = text(f"""
     WITH change AS MATERIALIZED (
@@ -43,17 +43,30 @@ _CHANGE = text(f"""
 """)  # noqa: S608 - as above
 
 
+async def free(tx: AsyncSession, skus: Iterable[Sku]) -> dict[Sku, int]:
+    """Return the pieces that are free just now; an unknown SKU is left out."""
+    return await _pieces(tx, _LOOK, skus)
+
+
 async def lock(tx: AsyncSession, skus: Iterable[Sku]) -> dict[Sku, int]:
     """Lock stock rows in order and return the pieces that are free; an unknown SKU is left out."""
+    return await _pieces(tx, _LOCK, skus)
+
+
+async def _pieces(tx: AsyncSession, statement: TextClause, skus: Iterable[Sku]) -> dict[Sku, int]:
     wanted = sorted(set(skus))
     rows = await tx.execute(
-        _LOCK, {"tenants": [t for t, _ in wanted], "skus": [sku for _, sku in wanted]}
+        statement, {"tenants": [t for t, _ in wanted], "skus": [sku for _, sku in wanted]}
     )
-    return {(tenant, sku): free for tenant, sku, free in rows}
+    return {(tenant, sku): pieces for tenant, sku, pieces in rows}
 
 
 async def reserve(tx: AsyncSession, pieces: Mapping[Sku, int]) -> None:
-    """Set pieces aside; the rows are locked by us and have them."""
+    """Set pieces aside.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: there aren't as many: of rows that aren't locked by us.
+    """
     await _change(tx, on_hand={}, reserved=pieces)
 
 

@@ -17,7 +17,7 @@ import redis.asyncio
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from commerce.orders.rules import Line
+from commerce.orders.rules import PLENTY, Line
 from goodsyard import doorbell
 from goodsyard.database import Sessions
 from goodsyard.flow import DatabaseHandler
@@ -95,7 +95,7 @@ class Echo:
 
 
 async def order(saga: Saga, size: int) -> None:
-    await saga.put_in_stock(CD=size, LP=size)
+    await saga.put_in_stock(CD=size * PLENTY, LP=size * PLENTY)
     for _ in range(size):
         await saga.order(Line("CD", 1, 1_499), Line("LP", 1, 2_499))
 
