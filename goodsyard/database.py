@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import cast
 
 import orjson
@@ -182,11 +182,25 @@ async def wait_for_answers(tx: AsyncSession) -> None:
         sqlalchemy.exc.DBAPIError: a statement failed. The transaction is of no further use.
     """
     ahead: AsyncExitStack | None = tx.info.pop(_AHEAD, None)
-    if ahead is None:
-        return
-    connection = await _driver_connection(tx)
+    if ahead is not None:
+        with _told_by_sqlalchemy(await _driver_connection(tx)):
+            await ahead.aclose()
+
+
+async def _commit_ahead(tx: AsyncSession) -> None:
+    # The session's own commit follows, and finds no transaction any more: it costs nothing.
+    if _AHEAD in tx.info:
+        connection = await _driver_connection(tx)
+        with _told_by_sqlalchemy(connection):
+            await connection.commit()
+        await wait_for_answers(tx)
+
+
+@contextmanager
+def _told_by_sqlalchemy(connection: psycopg.AsyncConnection[object]) -> Iterator[None]:
+    """Raise the driver's errors as SQLAlchemy does, which knows nothing of pipelines."""
     try:
-        await ahead.aclose()
+        yield
     except psycopg.Error as error:
         raise DBAPIError.instance(
             "one of several statements sent ahead",
@@ -196,13 +210,6 @@ async def wait_for_answers(tx: AsyncSession) -> None:
             hide_parameters=True,
             connection_invalidated=connection.closed,
         ) from error
-
-
-async def _commit_ahead(tx: AsyncSession) -> None:
-    # The session's own commit follows, and finds no transaction any more: it costs nothing.
-    if _AHEAD in tx.info:
-        await (await _driver_connection(tx)).commit()
-        await wait_for_answers(tx)
 
 
 async def _give_up(tx: AsyncSession) -> None:

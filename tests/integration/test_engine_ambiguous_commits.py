@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import ClassVar
 from uuid import uuid4
 
@@ -11,15 +11,18 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import database
 from goodsyard.contracts import Policy
-from goodsyard.database import open_engine, session_factory
+from goodsyard.database import open_engine, send_ahead, session_factory
 from goodsyard.execution import is_outage
-from goodsyard.job import JobState
+from goodsyard.flow import DatabaseHandler
+from goodsyard.job import Job, JobState
+from goodsyard.outcomes import Outcome
 from tests.askers import Slow, called
 from tests.harness.proxy import Proxy
-from tests.yard import NOTES, Ask, Asker, Note, Yard, until
+from tests.yard import NOTES, Ask, Asker, Note, Yard, note_all, until
 
 
 class AskOnce(Ask):
@@ -33,6 +36,14 @@ class OnceAsker(Asker):
     """Counts its calls."""
 
     contract = AskOnce
+
+
+async def note_ahead(chunk: Sequence[Job[Note]], tx: AsyncSession) -> Sequence[Outcome]:
+    await send_ahead(tx)
+    return await note_all(chunk, tx)
+
+
+NOTES_AHEAD = DatabaseHandler(Note, note_ahead)
 
 
 @pytest.fixture
@@ -84,22 +95,20 @@ async def test_a_job_that_somebody_calls_for_already_is_not_called_for_again(
     assert await yard.states([job for job, _ in deliveries]) == ["succeeded"]
 
 
-async def test_an_effect_whose_commit_was_not_answered_is_there_once(
-    yard: Yard, far_yard: Yard, proxy: Proxy
+@pytest.mark.parametrize("handler", [NOTES, NOTES_AHEAD], ids=["waited for", "sent ahead"])
+@pytest.mark.parametrize(
+    "cut", [Proxy.cut_instead_of, Proxy.cut_before], ids=["was not answered", "never arrived"]
+)
+async def test_an_effect_whose_commit_was_lost_is_there_once(
+    yard: Yard,
+    far_yard: Yard,
+    proxy: Proxy,
+    cut: Callable[[Proxy], None],
+    handler: DatabaseHandler[Note],
 ) -> None:
     deliveries = await yard.deliver(Note(line="once"), Note(line="each"))
-    await asyncio.to_thread(proxy.cut_instead_of)
-    await far_yard.run(NOTES, deliveries)
-    assert proxy.cuts == 1
-    assert await yard.notes() == ["each", "once"]
-
-
-async def test_a_commit_that_never_arrived_is_made_again(
-    yard: Yard, far_yard: Yard, proxy: Proxy
-) -> None:
-    deliveries = await yard.deliver(Note(line="once"), Note(line="each"))
-    await asyncio.to_thread(proxy.cut_before)
-    await far_yard.run(NOTES, deliveries)
+    await asyncio.to_thread(cut, proxy)
+    await far_yard.run(handler, deliveries)
     assert proxy.cuts == 1
     assert await yard.notes() == ["each", "once"]
     assert [await yard.attempts(job) for job, _ in deliveries] == [[], []]
