@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from typing import cast
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, cast
 
 import orjson
 import psycopg
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from typing_extensions import override
 
 from goodsyard.arrays import ArrayDumper
 
@@ -33,13 +34,10 @@ those whose connection is broken and doesn't say so (a pooler or a proxy in betw
 _SESSION_LIMITS = {
     "statement_timeout": "8s",
     "idle_in_transaction_session_timeout": "5s",
-    "transaction_timeout": "15s",
+    "transaction_timeout": "9s",
     "lock_timeout": "5s",
     "timezone": "UTC",
 }
-
-_AHEAD = "sent ahead"
-"""Where a session keeps the pipeline that it is in."""
 
 _OF_A_RELAY = {"synchronous_commit": "off", "plan_cache_mode": "force_custom_plan"}
 
@@ -75,6 +73,7 @@ def open_engine(
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args={
+            "async_creator_fn": _Connection.connect,
             "options": limits,
             "application_name": application_name,
             "connect_timeout": 5,
@@ -89,6 +88,40 @@ def open_engine(
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
+
+
+class _Connection(psycopg.AsyncConnection[Any]):  # of rows as SQLAlchemy wants them
+    """psycopg's, which can send statements ahead of the answers to earlier ones, and a commit."""
+
+    _ahead: AsyncExitStack | None = None
+
+    async def send_ahead(self) -> None:
+        """Wait for no answer from here on, until ``wait_for_answers`` or the transaction's end."""
+        if self._ahead is None:
+            ahead = AsyncExitStack()
+            await ahead.enter_async_context(self.pipeline())
+            self._ahead = ahead
+
+    async def wait_for_answers(self) -> None:
+        """Wait for the answers to all that was sent, if it was sent ahead.
+
+        Raises:
+            psycopg.Error: a statement failed.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            await ahead.aclose()
+
+    @override
+    async def commit(self) -> None:
+        await super().commit()
+        await self.wait_for_answers()
+
+    @override
+    async def rollback(self) -> None:
+        with suppress(psycopg.Error):  # what led to this says more
+            await self.wait_for_answers()
+        await super().rollback()
 
 
 def _prepare(connection: AsyncAdapt_psycopg_connection, _: ConnectionPoolEntry) -> None:
@@ -127,12 +160,7 @@ class Sessions(async_sessionmaker[AsyncSession]):
                 connection was given up; what was sent may or may not have been committed.
         """
         async with in_time(), super().begin() as tx:
-            try:
-                yield tx
-                await _commit_ahead(tx)
-            except BaseException:
-                await _give_up(tx)
-                raise
+            yield tx
 
     @asynccontextmanager
     async def committing(self) -> AsyncIterator[AsyncConnection]:
@@ -170,9 +198,7 @@ async def send_ahead(tx: AsyncSession) -> None:
     transaction has locked is free again as soon as the server is through, however busy we are. An
     error of one of them is raised by the commit, or by ``wait_for_answers``.
     """
-    ahead = AsyncExitStack()
-    await ahead.enter_async_context((await _driver_connection(tx)).pipeline())
-    tx.info[_AHEAD] = ahead
+    await (await _driver_connection(tx)).send_ahead()
 
 
 async def wait_for_answers(tx: AsyncSession) -> None:
@@ -181,26 +207,9 @@ async def wait_for_answers(tx: AsyncSession) -> None:
     Raises:
         sqlalchemy.exc.DBAPIError: a statement failed. The transaction is of no further use.
     """
-    ahead: AsyncExitStack | None = tx.info.pop(_AHEAD, None)
-    if ahead is not None:
-        with _told_by_sqlalchemy(await _driver_connection(tx)):
-            await ahead.aclose()
-
-
-async def _commit_ahead(tx: AsyncSession) -> None:
-    # The session's own commit follows, and finds no transaction any more: it costs nothing.
-    if _AHEAD in tx.info:
-        connection = await _driver_connection(tx)
-        with _told_by_sqlalchemy(connection):
-            await connection.commit()
-        await wait_for_answers(tx)
-
-
-@contextmanager
-def _told_by_sqlalchemy(connection: psycopg.AsyncConnection[object]) -> Iterator[None]:
-    """Raise the driver's errors as SQLAlchemy does, which knows nothing of pipelines."""
+    connection = await _driver_connection(tx)
     try:
-        yield
+        await connection.wait_for_answers()
     except psycopg.Error as error:
         raise DBAPIError.instance(
             "one of several statements sent ahead",
@@ -212,16 +221,9 @@ def _told_by_sqlalchemy(connection: psycopg.AsyncConnection[object]) -> Iterator
         ) from error
 
 
-async def _give_up(tx: AsyncSession) -> None:
-    ahead: AsyncExitStack | None = tx.info.pop(_AHEAD, None)
-    if ahead is not None:
-        with suppress(psycopg.Error):  # what was raised before says more
-            await ahead.aclose()
-
-
-async def _driver_connection(tx: AsyncSession) -> psycopg.AsyncConnection[object]:
+async def _driver_connection(tx: AsyncSession) -> _Connection:
     pooled = await (await tx.connection()).get_raw_connection()
-    return cast("psycopg.AsyncConnection[object]", pooled.driver_connection)
+    return cast("_Connection", pooled.driver_connection)
 
 
 def session_factory(engine: AsyncEngine) -> Sessions:
