@@ -20,6 +20,7 @@ import psycopg
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from goodsyard.claims import Delivery
@@ -82,7 +83,8 @@ class Boundaries:
         self.actors: list[Actor] = []
         self.commits = 0
         self.committed: set[Delivery] = set()
-        """What was delivered to those who committed since this was last emptied."""
+        """What was delivered to those who committed since this was last forgotten."""
+        self._committing_now: dict[int, set[Delivery]] = {}
         self.raised: list[str] = []
         self.shift = 0.0
         """Seconds by which the shop's clock is ahead of Postgres's."""
@@ -92,7 +94,12 @@ class Boundaries:
         """Forget what has been; nobody is at work."""
         self.stops, self.actors = [], []
         self.commits, self.committed, self.raised = 0, set(), []
+        self._committing_now = {}
         self.shift = 0.0
+
+    def forget_commits(self) -> None:
+        """Forget who has committed; who waits for a lock with all of it sent is about to."""
+        self.committed = set().union(*self._committing_now.values())
 
     # Any: a task may be of any type
     def _adopt(
@@ -181,6 +188,7 @@ class Boundaries:
         event.listen(engine.sync_engine, "after_cursor_execute", self._executed)
         event.listen(engine.sync_engine, "commit", self._committing)
         event.listen(engine.sync_engine, "rollback", self._rolled_back)
+        event.listen(engine.sync_engine, "checkin", self._over)
 
     def _begun(self, connection: Connection) -> None:
         connection.info["holds"] = False
@@ -231,12 +239,16 @@ class Boundaries:
         actor = _actor.get()
         if actor is not None:
             self.committed |= actor.deliveries
+            self._committing_now[id(connection.info)] = set(actor.deliveries)
         if fate is Fate.CUT:
             driver = connection.connection.dbapi_connection
             assert driver is not None
             with suppress(psycopg.Error):  # it was broken already
                 driver.commit()
             raise _broken()
+
+    def _over(self, _: object, entry: ConnectionPoolEntry) -> None:
+        self._committing_now.pop(id(entry.info), None)
 
 
 def _backend(connection: Connection) -> int:

@@ -70,7 +70,7 @@ class Laws:
         ]
         self._require(wrong)
         self._seen, self._before = seen, now
-        shop.boundaries.committed.clear()
+        shop.boundaries.forget_commits()
 
     def check_the_end(self) -> None:
         """Check what must hold once everything that can run has run."""
