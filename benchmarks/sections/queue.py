@@ -15,7 +15,7 @@ from benchmarks.yard import Shop, Yard
 from goodsyard.contracts import Contract
 
 SYSTEM = "goodsyard"
-SOME_HANG = f"{SYSTEM}, 1 call in 100 hangs"
+SOME_HANG = f"{SYSTEM} while 1 call in 100 hangs"
 
 _HANGING_SECONDS = 10.0
 
