@@ -151,7 +151,9 @@ async def lease(  # noqa: PLR0913 - a lease has a kind, a holder and an end, and
         **_parameters(deliveries),
     }
     rows = await tx.execute(_LEASE, parameters)
-    return [Claimed(*row) for row in rows]
+    # RETURNING has an order of its own; the message's is by urgency.
+    place = {job: number for number, (job, _) in enumerate(deliveries)}
+    return sorted((Claimed(*row) for row in rows), key=lambda claimed: place[claimed.id])
 
 
 async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> set[UUID]:
