@@ -115,6 +115,7 @@ def _draw(yard: Yard, load: Load) -> None:
         yard.wait("jobs are through", lambda: load.done(yard), load.jobs * 9 // 10)
         drawing.send_signal(signal.SIGINT)  # it draws what it has
         drawing.wait(20)
+    target.write_text(target.read_text().replace(f"{ROOT}/", "").replace(f"{sys.base_prefix}/", ""))
 
 
 @contextmanager
