@@ -160,6 +160,11 @@ class Processes:
                 )
 
 
+def children(pid: int) -> list[int]:
+    """Return the pids of a process's own children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def address(port: int) -> str:
     """Return the HTTP address of a port on the loopback."""
     return f"http://{LOOPBACK}:{port}"

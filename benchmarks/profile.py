@@ -21,7 +21,7 @@ import orjson
 
 from benchmarks import marks
 from benchmarks.jobs import Noop
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, children
 from benchmarks.sections.chain import PAID, take_in
 from benchmarks.sections.queue import fill
 from benchmarks.servers import Servers
@@ -101,7 +101,7 @@ def _parts(yard: Yard, load: Load) -> dict[str, float]:
 
 def _draw(yard: Yard, load: Load) -> None:
     with _running(yard, load) as worker:
-        process = _children(worker)[0]
+        process = children(worker)[0]
         target = GRAPHS / f"{load.name}-worker.svg"
         drawing = subprocess.Popen(
             [
@@ -134,7 +134,7 @@ def _cpu(yard: Yard) -> dict[str, float]:
     for name, pid in yard.pids.items():
         spent[name] += _seconds(pid)
         if name == "worker":
-            spent["worker processes"] += sum(map(_seconds, _children(pid)))
+            spent["worker processes"] += sum(map(_seconds, children(pid)))
     for program in Path("/proc").glob("[0-9]*/comm"):
         try:
             name = program.read_text().strip()
@@ -152,10 +152,6 @@ def _is_below(pid: int) -> bool:
             return True
         pid = int(_stat(pid)[1])
     return False
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _seconds(pid: int) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import marks
 from benchmarks.arms import Arm, Figures
 from benchmarks.jobs import Noop
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import BenchmarkError, children
 from benchmarks.sections.queue import SYSTEM, fill
 from benchmarks.yard import Shop, Yard
 
@@ -56,7 +56,7 @@ class _Watch:
         done = marks.count(self._marks)
         for part in (_WARM, _LAST):
             if done * 100 // self._jobs in part:
-                for pid in (self._relay, self._worker, *_children(self._worker)):
+                for pid in (self._relay, self._worker, *children(self._worker)):
                     self._seen[pid][part].append(_memory(pid))
         return done
 
@@ -72,10 +72,6 @@ class _Watch:
             statistics.mean(seen[_LAST]) / statistics.mean(seen[_WARM]) * 100 - 100
             for seen in self._seen.values()
         )
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _memory(pid: int) -> int:
