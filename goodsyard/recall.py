@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -20,7 +21,7 @@ CANCEL_MINE = """
            max_attempts, subject, parent_id, unique_key, limit_key, trace_context, payload, error,
            created_at, started_at, clock_timestamp()
       FROM gone
-    RETURNING id
+    RETURNING id, subject
 """
 """Ends the jobs that a CTE called ``mine`` has locked, as cancelled."""
 
@@ -30,10 +31,28 @@ CANCEL_MINE = """
 _CANCEL_UNSTARTED = text(f"""
     WITH mine AS MATERIALIZED (
         SELECT id FROM goodsyard.job
-         WHERE subject = :subject AND kind = :kind AND started_at IS NULL
+         WHERE subject = ANY(CAST(:subjects AS uuid[])) AND kind = :kind AND started_at IS NULL
            AND state IN ('waiting', 'dispatched', 'dead')
            FOR UPDATE SKIP LOCKED),
     {CANCEL_MINE}
+""")  # noqa: S608 - what is put in is the constant above
+
+# A branch a state, each on its own partial index. What is dispatched is a second or two of work, so
+# the first state is looked for among those with a deadline.
+_LATE = """
+           AND kind = :kind AND started_at IS NULL AND payload ->> :member IS NOT NULL
+           AND run_at < now() - make_interval(secs => :seconds)
+"""
+_OVERDUE = text(f"""
+    SELECT tenant, payload FROM goodsyard.job
+     WHERE state = 'waiting' {_LATE}
+     UNION ALL
+    SELECT tenant, payload FROM goodsyard.job
+     WHERE state IN ('dispatched', 'running') AND state = 'dispatched' {_LATE}
+     UNION ALL
+    SELECT tenant, payload FROM goodsyard.job
+     WHERE state = 'dead' {_LATE}
+     LIMIT :most
 """)  # noqa: S608 - what is put in is the constant above
 
 _UNDECIDED = text("""
@@ -42,13 +61,40 @@ _UNDECIDED = text("""
 """)
 
 
-async def cancel_unstarted(tx: AsyncSession, subject: UUID, kind: str) -> list[UUID]:
-    """Cancel jobs of ``kind`` on ``subject`` that have not begun, and return their ids.
+class Overdue(NamedTuple):
+    """A job that should have begun long ago."""
 
-    The caller holds the lock on the subject that a chunk takes after its jobs: what isn't returned
-    is either over or waits for that lock right now.
+    tenant: int
+    payload: dict[str, JsonValue]
+
+
+async def cancel_unstarted(tx: AsyncSession, subjects: Collection[UUID], kind: str) -> set[UUID]:
+    """Cancel jobs of ``kind`` on ``subjects`` that have not begun, and return whose they were.
+
+    The caller holds the lock on each subject that a chunk takes after its jobs: the job of one that
+    isn't returned is either over or waits for that lock right now.
     """
-    return list(await tx.scalars(_CANCEL_UNSTARTED, {"subject": subject, "kind": kind}))
+    rows = await tx.execute(_CANCEL_UNSTARTED, {"subjects": list(subjects), "kind": kind})
+    return {row.subject for row in rows}
+
+
+async def overdue(
+    tx: AsyncSession, kind: str, seconds: float, *, member: str, most: int
+) -> list[Overdue]:
+    """Return jobs of ``kind`` that have been due for ``seconds`` and have never begun.
+
+    Whatever keeps them: a pause, a limit, no worker, or that they are dead without a single start.
+    Nothing is locked: whoever acts on it takes them back with ``cancel_unstarted``.
+
+    Args:
+        tx: the transaction.
+        kind: of the jobs.
+        seconds: for how long they have been due, by the database's clock.
+        member: what their payload must have, and not as null.
+        most: the most to return.
+    """
+    parameters = {"kind": kind, "seconds": seconds, "member": member, "most": most}
+    return [Overdue(*row) for row in await tx.execute(_OVERDUE, parameters)]
 
 
 async def undecided(tx: AsyncSession, subject: UUID, kind: str) -> Sequence[dict[str, JsonValue]]:

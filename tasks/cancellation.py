@@ -41,7 +41,7 @@ async def cancel_order(tx: AsyncSession, tenant: int, order_id: UUID) -> None:
     order = await _locked(tx, tenant, order_id)
     match order.status:
         case OrderStatus.PENDING:
-            if await recall.cancel_unstarted(tx, order.id, ProcessOrder.kind):
+            if await recall.cancel_unstarted(tx, [order.id], ProcessOrder.kind):
                 await _end(tx, order)
         case OrderStatus.RESERVED:
             await _cancel_reserved(tx, order)
@@ -83,7 +83,7 @@ async def _locked(tx: AsyncSession, tenant: int, order_id: UUID) -> LockedOrder:
 async def _cancel_reserved(tx: AsyncSession, order: LockedOrder) -> None:
     """Release the order if its charge was never begun; else its settlement will refund it."""
     payment_id = await payment_rows.live_payment_of(tx, order.id)
-    if payment_id and await recall.cancel_unstarted(tx, payment_id, ChargePayment.kind):
+    if payment_id and await recall.cancel_unstarted(tx, [payment_id], ChargePayment.kind):
         await payment_rows.lock(tx, [payment_id])
         await payment_rows.move(tx, {payment_id: Verdict(PaymentState.CANCELLED)})
         needs = needs_of(await order_rows.demands(tx, [order.id]))
