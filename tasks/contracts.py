@@ -26,6 +26,21 @@ class ProcessOrder(Contract):
         return self.order_id
 
 
+class ExpireReservation(Contract):
+    """Call an order off whose charge should have begun long ago and never did."""
+
+    kind: ClassVar[str] = "orders.expire"
+    effect: ClassVar[Effect] = Effect.DATABASE
+    policy: ClassVar[Policy] = Policy(queue="orders")
+
+    order_id: UUID
+
+    @property
+    def subject(self) -> UUID:
+        """The order."""
+        return self.order_id
+
+
 class ChargePayment(Contract):
     """Charge a payment at the gateway, book it and tell the customer.
 
@@ -104,6 +119,7 @@ class SendEmail(Contract):
 
 ALL: tuple[type[Contract], ...] = (
     ProcessOrder,
+    ExpireReservation,
     ChargePayment,
     RefundPayment,
     ReconcilePayments,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from commerce.notifications.mailer import Mailer
 from commerce.payments.gateway import Gateway
 from goodsyard.flow import DatabaseHandler, Flow, Handler
-from tasks import contracts, orders
+from tasks import contracts, expiry, orders
 from tasks.notifications import Email
 from tasks.payments import Charge
 from tasks.reconciliation import Reconcile
@@ -16,6 +16,7 @@ def handlers(gateway: Gateway, mailer: Mailer) -> list[Handler]:
     """Return the handlers, over a gateway and a mail server."""
     return [
         DatabaseHandler(contracts.ProcessOrder, orders.process),
+        DatabaseHandler(contracts.ExpireReservation, expiry.expire),
         Charge(gateway),
         Refund(gateway),
         Reconcile(gateway),

@@ -27,6 +27,7 @@ from goodsyard.dispatch import QUARANTINE
 from goodsyard.failpoints import failpoint
 from goodsyard.settings import EngineSettings, load
 from tasks import contracts
+from tasks.expiry import ReservationSettings, stage_expiries
 from workers import broker, logging, publisher
 from workers.broker import BrokerView
 from workers.publisher import Envelope
@@ -213,7 +214,7 @@ async def _listen(client: redis.asyncio.Redis, relay: Relay) -> None:
 
 
 async def _main() -> None:
-    settings = load(EngineSettings)
+    settings, reservations = load(EngineSettings), load(ReservationSettings)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -223,7 +224,10 @@ async def _main() -> None:
     sessions = session_factory(engine)
     cache, queues = doorbell.connect(str(settings.redis_url)), doorbell.connect(settings.broker)
     relay = Relay(sessions, queues, partial(publisher.publish, queues), contracts.ALL)
-    sweep = Sweep(sessions, queues, doorbell.Doorbell(cache), contracts.ALL, relay)
+    expiries = partial(stage_expiries, seconds=reservations.reservation_seconds)
+    sweep = Sweep(
+        sessions, queues, doorbell.Doorbell(cache), contracts.ALL, relay, chores=[expiries]
+    )
     listener = asyncio.create_task(_listen(cache, relay))
     try:
         await asyncio.gather(relay.run(stopping), sweep.run(stopping))

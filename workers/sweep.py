@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from uuid import uuid4
 import redis.asyncio
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import dispatch, heartbeat, limits, maintenance, sweeper
 from goodsyard.contracts import Contract
@@ -33,6 +34,11 @@ CLAIM_SECONDS = 2.0
 """How long a worker may take from a message to its claim: who has just taken one has a job in hand
 that is neither in the queue nor claimed, and in an overloaded system is overdue as well."""
 TIDY_SECONDS = 3_600.0
+CHORE_SECONDS = 10.0
+"""How often the flow is asked what it would have done from time to time."""
+
+Chore = Callable[[AsyncSession], Awaitable[Iterable[str]]]
+"""Stages what is due to be done in the flow by now, and returns the kinds of which it did."""
 
 _log = structlog.get_logger(__name__)
 
@@ -65,20 +71,24 @@ class Informed(Protocol):
 class Sweep:
     """Sweeps, round after round."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it looks after all of them
         self,
         sessions: Sessions,
         client: redis.asyncio.Redis,
         bell: Doorbell,
         kinds: Iterable[type[Contract]],
         informed: Informed,
+        *,
+        chores: Sequence[Chore] = (),
     ) -> None:
-        """Sweep jobs of ``kinds``; ``client`` is the broker's Redis."""
+        """Sweep jobs of ``kinds``, and see to the ``chores``; ``client`` is the broker's Redis."""
         self._sessions = sessions
         self._redis = client
         self._bell = bell
         self._contracts = list(kinds)
         self._informed = informed
+        self._chores = chores
+        self._chores_done = float("-inf")
         self._tidied = float("-inf")
         self._heads: deque[tuple[float, Mapping[str, float]]] = deque()
         # While Postgres was away nobody could claim or beat: what looks overdue right afterwards
@@ -105,12 +115,15 @@ class Sweep:
                 await asyncio.wait_for(stopping.wait(), EPOCH_SECONDS)
 
     async def run_once(self) -> None:
-        """Look around, bring back what nobody answers for, and once an hour tidy up."""
+        """Look around, bring back what nobody answers for; at times do chores and tidy up."""
         live = await self._look_around()
         now = asyncio.get_running_loop().time()
         await self._look_at_queues(live, now)
         if now >= self._trusted_from:
             await self._return_overdue(live)
+        if now - self._chores_done >= CHORE_SECONDS:
+            self._chores_done = now
+            await self._see_to_chores()
         if now - self._tidied >= TIDY_SECONDS:
             self._tidied = now
             await self._tidy()
@@ -167,6 +180,12 @@ class Sweep:
             self._informed.wake(r.kind for r in returned)
         dead = [r for r in returned if r.state is JobState.DEAD]
         self._bell.ring(changed=[i for r in dead for i in (r.id, r.subject) if i is not None])
+
+    async def _see_to_chores(self) -> None:
+        for chore in self._chores:
+            async with self._sessions.begin() as tx:
+                kinds = await chore(tx)
+            self._informed.wake(kinds)
 
     async def _tidy(self) -> None:
         async with self._sessions.begin() as tx:

@@ -83,6 +83,12 @@ _OF_ORDER = text("""
 """)
 
 
+_PENDING_OF = text("""
+    SELECT order_id, id FROM commerce.payment
+     WHERE order_id = ANY(CAST(:order_ids AS uuid[])) AND state = 'pending'
+""")
+
+
 class Verdict(NamedTuple):
     """A payment's new state, and what the gateway said."""
 
@@ -116,6 +122,12 @@ async def live_payment_of(tx: AsyncSession, order_id: UUID) -> UUID | None:
     """Return the order's payment that is pending or succeeded; there is one at the most."""
     payment: UUID | None = await tx.scalar(_OF_ORDER, {"order_id": order_id})
     return payment
+
+
+async def pending_payments_of(tx: AsyncSession, order_ids: Sequence[UUID]) -> dict[UUID, UUID]:
+    """Return the payment of each of the orders that has one whose charge is under way."""
+    rows = await tx.execute(_PENDING_OF, {"order_ids": list(order_ids)})
+    return {row.order_id: row.id for row in rows}
 
 
 async def orders_of(tx: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, UUID]:

@@ -25,6 +25,7 @@ from ops.cli import app as cli
 from ops.settings import FlowerSettings
 from producers.settings import ApiSettings
 from tasks.contracts import QUEUES
+from tasks.expiry import ReservationSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -33,7 +34,7 @@ LOCKS = ("production", "development", "build")
 READS: dict[str, list[type[Settings]]] = {
     "migrate": [EngineSettings],
     "api": [ApiSettings],
-    "relay": [EngineSettings],
+    "relay": [EngineSettings, ReservationSettings],
     "worker": [EngineSettings, GatewaySettings, MailSettings],
     "flower": [EngineSettings, FlowerSettings],
     "sandbox": [],

@@ -11,6 +11,7 @@ import commerce.notifications.mailer
 import commerce.payments.gateway
 import ops.settings
 import producers.settings
+import tasks.expiry
 from goodsyard.settings import PREFIX, Settings
 
 DOCUMENTED_GROUPS = (
@@ -20,6 +21,7 @@ DOCUMENTED_GROUPS = (
     ops.settings.FlowerSettings,
     ops.settings.SandboxSettings,
     producers.settings.ApiSettings,
+    tasks.expiry.ReservationSettings,
 )
 TABLE = Path(__file__).parents[2] / "docs" / "settings.md"
 
