@@ -97,7 +97,7 @@ OPEN_ORDERS = _define(
 BELOW_RESERVED = _define(
     "below-reserved",
     409,
-    "More is reserved than was counted",
+    "More is reserved than would be on hand",
     "The answer has the figures. Cancel orders first, or count again.",
 )
 JOB_STATE = _define(

@@ -25,10 +25,27 @@ class BelowReservedError(Exception):
         self.shelf = shelf
 
 
+class UnknownSkuError(Exception):
+    """The SKU was never counted, so there is nothing to add to or to take from."""
+
+
+class AboveMostError(Exception):
+    """More pieces than ``MOST_ON_HAND`` would be on hand."""
+
+
+MOST_ON_HAND = 10**12
+"""Pieces of a SKU: a reservation on top of them still fits a bigint a million times over."""
+
 _SET = text("""
     INSERT INTO commerce.stock AS s (tenant, sku, on_hand) VALUES (:tenant, :sku, :on_hand)
     ON CONFLICT (tenant, sku) DO UPDATE SET on_hand = excluded.on_hand
      WHERE s.reserved <= excluded.on_hand
+    RETURNING sku, on_hand, reserved
+""")
+
+_ADJUST = text("""
+    UPDATE commerce.stock SET on_hand = on_hand + :by
+     WHERE tenant = :tenant AND sku = :sku AND on_hand + :by BETWEEN reserved AND :most
     RETURNING sku, on_hand, reserved
 """)
 
@@ -51,6 +68,24 @@ async def set_on_hand(tx: AsyncSession, tenant: int, sku: str, on_hand: int) -> 
     if shelf is None:
         raise LookupError(f"stock of {sku} went away while it was counted")
     raise BelowReservedError(shelf)
+
+
+async def adjust(tx: AsyncSession, tenant: int, sku: str, by: int) -> Shelf:
+    """Add pieces to what is on hand, or take some away: whatever orders do meanwhile is kept.
+
+    Raises:
+        UnknownSkuError: the SKU was never counted.
+        BelowReservedError: fewer would be left than are promised to orders; nothing changed.
+        AboveMostError: more would be there than ``MOST_ON_HAND``; nothing changed.
+    """
+    parameters = {"tenant": tenant, "sku": sku, "by": by, "most": MOST_ON_HAND}
+    row = (await tx.execute(_ADJUST, parameters)).one_or_none()
+    if row is not None:
+        return Shelf(*row)
+    shelf = await get_shelf(tx, tenant, sku)
+    if shelf is None:
+        raise UnknownSkuError(sku)
+    raise AboveMostError(sku) if by > 0 else BelowReservedError(shelf)
 
 
 async def get_shelf(tx: AsyncSession, tenant: int, sku: str) -> Shelf | None:
