@@ -164,7 +164,7 @@ async def test_queues_tell_their_depth_and_are_paused(api: Api) -> None:
     assert (orders["paused"], orders["workers"], orders["kinds"]) == (
         False,
         0,
-        ["orders.expire", "orders.process"],
+        ["orders.process", "orders.expire"],
     )
     async with api.sessions.begin() as tx:
         await tx.execute(text("UPDATE goodsyard.job SET lost = 3"))
