@@ -12,7 +12,7 @@ from pydantic import HttpUrl, ValidationError
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from commerce.notifications.mailer import MailSettings
+from commerce.notifications.mailer import MailSettings, port_of
 from commerce.payments.gateway import GatewaySettings
 from goodsyard.settings import PREFIX, EngineSettings, Settings
 from ops.errors import one_line
@@ -130,7 +130,7 @@ def _mail() -> Iterator[Finding]:
         yield from settings
         return
     url = settings.smtp_url
-    yield _reached("Mail server", url.host or "", url.port or 25, f"{PREFIX}SMTP_URL")
+    yield _reached("Mail server", url.host or "", port_of(url), f"{PREFIX}SMTP_URL")
 
 
 def _reached(what: str, host: str, port: int, setting: str) -> Finding:

@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue, StringConstraints
 
 from commerce.money import Amount, Currency
 from goodsyard.contracts import Backoff, Contract, Effect, Policy
+
+Mailbox = Annotated[
+    str,
+    StringConstraints(max_length=320, pattern=r'^[^\s\x00-\x1f\x7f@<>()\[\]\\,;:"]+@[^\s@,<>]+$'),
+]
+"""One address, bare. Whether there is such a mailbox, the mail server knows."""
+
+Template = Literal["receipt", "refund", "cancellation", "payment_failed"]
+"""What there is a mail template of."""
 
 
 class ProcessOrder(Contract):
@@ -101,11 +110,14 @@ class SendEmail(Contract):
     kind: ClassVar[str] = "notifications.email"
     effect: ClassVar[Effect] = Effect.EXTERNAL
     public: ClassVar[bool] = True
-    # Few at a time: a mail server sees this many connections of each process.
-    policy: ClassVar[Policy] = Policy(queue="notifications", chunk=100, abreast=4)
+    # Few at a time: a mail server sees this many connections of each process. A server that is away
+    # for a day costs no mail.
+    policy: ClassVar[Policy] = Policy(
+        queue="notifications", chunk=100, abreast=4, max_attempts=60, backoff=Backoff(1, 3_600)
+    )
 
-    to: str
-    template: Literal["receipt"] | None = None
+    to: Mailbox
+    template: Template | None = None
     message_subject: str | None = None
     body: str | None = None
     data: dict[str, JsonValue] = Field(default_factory=dict)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.notifications.mailer import MailAnswer, Mailer, NotSent, Rejected, Sent
-from commerce.notifications.messages import UnusableMessageError, compose, render
+from commerce.notifications.messages import UnusableMessageError, compose, mailbox, render
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome, Refused, Retry
 from tasks.contracts import SendEmail
@@ -26,6 +26,7 @@ class Email:
         """Compose the mail and hand it over; the job's id makes its Message-ID."""
         mail = job.payload
         try:
+            to = mailbox(mail.to)
             if mail.template is not None:
                 subject, text, html = render(mail.template, mail.data)
             else:
@@ -33,14 +34,14 @@ class Email:
             composed = compose(
                 message_id=f"<{job.id}@{self._mailer.domain}>",
                 sender=self._mailer.sender,
-                to=mail.to,
+                to=to,
                 subject=subject,
                 text=text,
                 html=html,
             )
         except UnusableMessageError as error:
             return Rejected(str(error))
-        return await self._mailer.send(mail.to, composed)
+        return await self._mailer.send(to, composed)
 
     async def settle(
         self,
