@@ -129,6 +129,29 @@ class SendEmail(Contract):
         return self.about
 
 
+class SendWebhook(Contract):
+    """Tell one endpoint of one event, at least once, always under the same ``webhook-id``."""
+
+    kind: ClassVar[str] = "notifications.webhook"
+    effect: ClassVar[Effect] = Effect.EXTERNAL
+    # With full jitter half of the longest wait on average: about three days, six at the most.
+    policy: ClassVar[Policy] = Policy(
+        queue="notifications", chunk=100, max_attempts=30, backoff=Backoff(5, 28_800)
+    )
+
+    endpoint_id: UUID
+    event: Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=100)]
+    occurred_at: AwareDatetime
+    data: dict[str, JsonValue]
+    message_id: UUID | None = None
+    """The ``webhook-id``, where it was sent before under another job's; else it is the job's."""
+
+    @property
+    def subject(self) -> UUID:
+        """The endpoint: all that is on its way there is found by it."""
+        return self.endpoint_id
+
+
 ALL: tuple[type[Contract], ...] = (
     ProcessOrder,
     ExpireReservation,
