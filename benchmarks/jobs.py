@@ -13,6 +13,7 @@ from typing import ClassVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from benchmarks import marks
+from commerce.notifications.channels import Channels
 from commerce.notifications.mailer import Mailer
 from commerce.payments.gateway import Gateway
 from goodsyard.contracts import Contract, Effect, Policy
@@ -65,8 +66,8 @@ class _Napping:
         return [Done() for _ in answered]
 
 
-def _handlers(gateway: Gateway, mailer: Mailer) -> list[Handler]:
-    return [*_shipped(gateway, mailer), DatabaseHandler(Noop, _do_nothing), _Napping()]
+def _handlers(gateway: Gateway, mailer: Mailer, channels: Channels | None = None) -> list[Handler]:
+    return [*_shipped(gateway, mailer, channels), DatabaseHandler(Noop, _do_nothing), _Napping()]
 
 
 # Before workers.app is imported: it makes a Celery task of each contract there is.

@@ -152,6 +152,20 @@ class SendWebhook(Contract):
         return self.endpoint_id
 
 
+class SendChat(Contract):
+    """Send a text to a channel that an operator named, at most once: it knows no id of ours."""
+
+    kind: ClassVar[str] = "notifications.chat"
+    effect: ClassVar[Effect] = Effect.EXTERNAL
+    policy: ClassVar[Policy] = Policy(queue="notifications", chunk=20, abreast=4, repeatable=False)
+
+    channel: str
+    """As the settings call it: ``TENANT/NAME``."""
+    to: str | None
+    message_subject: str
+    body: str
+
+
 ALL: tuple[type[Contract], ...] = (
     ProcessOrder,
     ExpireReservation,
@@ -159,6 +173,7 @@ ALL: tuple[type[Contract], ...] = (
     RefundPayment,
     ReconcilePayments,
     SendEmail,
+    SendChat,
 )
 """Every kind there is. A handler for each is required when a worker starts."""
 

@@ -1,4 +1,4 @@
-"""``notifications.email``: one mail for the SMTP server, at least once under one Message-ID."""
+"""A mail goes out at least once, under one Message-ID; a text to any other service at most once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from commerce.notifications.channels import (
+    ChannelAnswer,
+    Channels,
+    Delivered,
+    NotAddressed,
+    Undelivered,
+)
 from commerce.notifications.mailer import MailAnswer, Mailer, NotSent, Rejected, Sent
 from commerce.notifications.messages import UnusableMessageError, compose, mailbox, render
 from goodsyard.job import Job
-from goodsyard.outcomes import Done, Outcome, Refused, Retry
-from tasks.contracts import SendEmail
+from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
+from tasks.contracts import SendChat, SendEmail
 
 
 class Email:
@@ -50,6 +57,39 @@ class Email:
     ) -> Sequence[Outcome]:
         """A mail leaves no trace but its job."""
         return [_outcome(answer) for _, answer in answered]
+
+
+class Chat:
+    """Sends texts to the channels that an operator named."""
+
+    contract = SendChat
+
+    def __init__(self, channels: Channels) -> None:
+        """Send through ``channels``."""
+        self._channels = channels
+
+    async def call(self, job: Job[SendChat]) -> ChannelAnswer:
+        """Hand the text over."""
+        text = job.payload
+        return await self._channels.send(text.channel, text.to, text.message_subject, text.body)
+
+    async def settle(
+        self,
+        tx: AsyncSession,  # noqa: ARG002 - as of mails
+        answered: Sequence[tuple[Job[SendChat], ChannelAnswer]],
+    ) -> Sequence[Outcome]:
+        """A text leaves no trace but its job; one that may have been delivered is for a person."""
+        return [_chat_outcome(answer) for _, answer in answered]
+
+
+def _chat_outcome(answer: ChannelAnswer) -> Outcome:
+    match answer:
+        case Delivered():
+            return Done()
+        case NotAddressed(detail):
+            return Refused(detail)
+        case Undelivered(detail):
+            return Dead(UNCERTAIN, detail)
 
 
 def _outcome(answer: MailAnswer) -> Outcome:

@@ -23,6 +23,7 @@ import structlog
 import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 
+from commerce.notifications.channels import Channels, ChannelSettings
 from commerce.notifications.mailer import Mailer, MailSettings
 from commerce.payments.gateway import Gateway, GatewaySettings
 from goodsyard import doorbell, dropped, heartbeat
@@ -55,6 +56,7 @@ class _Plan:
     settings: EngineSettings
     gateway: GatewaySettings
     mail: MailSettings
+    channels: Channels
     node: str
     queues: Sequence[str]
 
@@ -102,7 +104,7 @@ class _Process:
         self._redis = doorbell.connect(str(settings.redis_url))
         self._doorbell = doorbell.Doorbell(self._redis)
         return Executor(
-            build_flow(self._gateway, self._mailer),
+            build_flow(self._gateway, self._mailer, self._plan.channels),
             session_factory(self._engine),
             self._doorbell,
             self._worker.id,
@@ -169,9 +171,16 @@ def prepare(node: str, queues: Sequence[str]) -> None:
     Exits with a message that names the setting, or the kind of job without a handler.
     """
     global _plan  # noqa: PLW0603 - Celery's hooks are functions: the process is what they share
-    plan = _Plan(load(EngineSettings), load(GatewaySettings), load(MailSettings), node, queues)
+    plan = _Plan(
+        load(EngineSettings),
+        load(GatewaySettings),
+        load(MailSettings),
+        Channels(load(ChannelSettings)),
+        node,
+        queues,
+    )
     try:
-        build_flow(Gateway(plan.gateway), Mailer(plan.mail))
+        build_flow(Gateway(plan.gateway), Mailer(plan.mail), plan.channels)
     except FlowError as error:
         # Celery logs what a hook raises and goes on, unless it is an exit.
         sys.exit(f"the flow is not complete: {error}")

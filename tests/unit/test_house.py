@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 from typer.main import get_group
 
+from commerce.notifications.channels import ChannelSettings
 from commerce.notifications.mailer import MailSettings
 from commerce.payments.gateway import GatewaySettings
 from goodsyard.settings import PREFIX, EngineSettings, Settings
@@ -35,7 +36,7 @@ READS: dict[str, list[type[Settings]]] = {
     "migrate": [EngineSettings],
     "api": [ApiSettings],
     "relay": [EngineSettings, ReservationSettings],
-    "worker": [EngineSettings, GatewaySettings, MailSettings],
+    "worker": [EngineSettings, GatewaySettings, MailSettings, ChannelSettings],
     "flower": [EngineSettings, FlowerSettings],
     "sandbox": [],
 }

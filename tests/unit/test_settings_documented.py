@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Imported for their groups of settings, which are then found as subclasses.
+import commerce.notifications.channels
 import commerce.notifications.mailer
 import commerce.payments.gateway
 import ops.settings
@@ -15,6 +16,7 @@ import tasks.expiry
 from goodsyard.settings import PREFIX, Settings
 
 DOCUMENTED_GROUPS = (
+    commerce.notifications.channels.ChannelSettings,
     commerce.notifications.mailer.MailSettings,
     commerce.payments.gateway.GatewaySettings,
     ops.settings.ClientSettings,
