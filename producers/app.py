@@ -11,7 +11,18 @@ from fastapi_offline import FastAPIOffline
 from goodsyard.settings import load
 from producers import documents, failures
 from producers.envelope import DOCS, Envelope
-from producers.routes import api_keys, jobs, limits, orders, queues, root, stock, users, users_bulk
+from producers.routes import (
+    api_keys,
+    jobs,
+    limits,
+    notifications,
+    orders,
+    queues,
+    root,
+    stock,
+    users,
+    users_bulk,
+)
 from producers.services import open_services
 from producers.settings import ApiSettings
 
@@ -22,6 +33,7 @@ _ROUTERS = (
     users.router,
     users_bulk.router,
     stock.router,
+    notifications.router,
     queues.router,
     limits.router,
     api_keys.router,

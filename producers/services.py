@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 
 from commerce.accounts.passwords import Passwords
 from commerce.accounts.profiles import Profiles
+from commerce.notifications.channels import Channels
 from goodsyard import doorbell
 from goodsyard.breaker import Breaker
 from goodsyard.database import Sessions, open_engine, session_factory
@@ -47,6 +48,7 @@ class Services:
     rate: RateLimit
     failures_rate: RateLimit
     metrics: Metrics
+    channels: Channels
 
 
 @asynccontextmanager
@@ -73,6 +75,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         rate=RateLimit(client, settings.api_rate, limits),
         failures_rate=RateLimit(client, settings.api_failures_rate, limits),
         metrics=Metrics([limits, results, profiles]),
+        channels=Channels(settings),
     )
     listening = asyncio.create_task(services.news.run())
     try:

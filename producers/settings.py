@@ -5,10 +5,11 @@ from __future__ import annotations
 from limits import parse
 from pydantic import Field, field_validator
 
+from commerce.notifications.channels import ChannelSettings
 from goodsyard.settings import EngineSettings
 
 
-class ApiSettings(EngineSettings):
+class ApiSettings(EngineSettings, ChannelSettings):
     """What the API needs besides Postgres and Redis."""
 
     api_rate: str = Field(

@@ -60,6 +60,8 @@ _REVOKE = text("""
     RETURNING id
 """)
 
+_TENANT_NAME = text("SELECT name FROM commerce.tenant WHERE id = :id")
+
 _FIND = text("""
     SELECT id, tenant, name, secret_hash, scopes, unlimited, expires_at
       FROM commerce.api_key WHERE id = :id AND revoked_at IS NULL
@@ -101,6 +103,12 @@ async def ensure_tenant(tx: AsyncSession, name: str) -> int:
         tenant: int | None = await tx.scalar(_TENANT, {"name": name})
         if tenant is not None:
             return tenant
+
+
+async def tenant_name(tx: AsyncSession, tenant: int) -> str:
+    """Return what a tenant is called."""
+    name: str = (await tx.execute(_TENANT_NAME, {"id": tenant})).scalar_one()
+    return name
 
 
 def new_key_id() -> str:

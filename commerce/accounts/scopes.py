@@ -16,6 +16,7 @@ SCOPES = frozenset(
         "users:write",
         "stock:read",
         "stock:write",
+        "notifications:write",
         "jobs:read",
         "jobs:admin",
         "queues:read",

@@ -26,6 +26,7 @@ TO = "{to}"
 """Where in a channel's address the caller's ``to`` is put in."""
 
 _NAME = re.compile(r"[^/]+/(?!(email|webhook)$)[a-z][a-z0-9-]{0,49}")
+_SOMEBODY = re.compile(r"[A-Za-z0-9@+#._-]{1,100}")  # one of them, in one piece of a path
 _ANYBODY = "15550100"
 
 
@@ -100,18 +101,25 @@ class Channel:
         """
         self.name = name
         self._address = address.get_secret_value()
-        self.takes_to = TO in self._address
+        self._asks = TO in self._address
         authority = re.split(r"[/?#]", self._address.partition("://")[2], maxsplit=1)[0]
         if TO in authority or TO in self._address.partition("://")[0]:
             raise ValueError(f"the address of {name} has {TO} in its host: put it into its path")
         if self._service(_ANYBODY) is None:
             raise ValueError(f"the address of {name} is none that Apprise knows how to reach")
 
+    def why_not(self, to: str | None) -> str | None:
+        """Return what is wrong with ``to``, if anything is."""
+        if to is None:
+            return f"the channel {self.name} asks for somebody to reach" if self._asks else None
+        if not self._asks:
+            return f"the channel {self.name} reaches who it reaches: leave `to` out"
+        return None if _SOMEBODY.fullmatch(to) else f"{to!r} is no number, name or #channel"
+
     async def send(self, to: str | None, subject: str, body: str) -> ChannelAnswer:
         """Send a text, to ``to`` where the channel takes one; its own threads do the waiting."""
-        if (to is not None) != self.takes_to:
-            takes = "takes a `to`" if self.takes_to else "takes no `to`"
-            return NotAddressed(f"the channel {self.name} {takes}")
+        if (why := self.why_not(to)) is not None:
+            return NotAddressed(why)
         service = self._service(to or "")
         if service is None:
             return NotAddressed(f"{to!r} is nobody that the channel {self.name} can reach")
