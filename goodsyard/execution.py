@@ -301,7 +301,11 @@ class Executor:
             for row, outcome in zip(claimed, outcomes, strict=True)
         ]
         return await settlement.settle(
-            tx, ended, backoff=contract.policy.backoff, worker=self._worker
+            tx,
+            ended,
+            backoff=contract.policy.backoff,
+            worker=self._worker,
+            on_death=self._flow.on_death,
         )
 
     def _tell(self, claimed: Sequence[Claimed], settled: Settled) -> None:

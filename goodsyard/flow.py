@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Contract, Effect
+from goodsyard.deaths import OnDeath, unmourned
 from goodsyard.job import Job
 from goodsyard.outcomes import Outcome
 
@@ -66,14 +67,25 @@ Handler = DatabaseHandler[Any] | ExternalHandler[Any, Any]
 class Flow:
     """All contracts with their handlers."""
 
-    def __init__(self, contracts: Iterable[type[Contract]], handlers: Iterable[Handler]) -> None:
+    def __init__(
+        self,
+        contracts: Iterable[type[Contract]],
+        handlers: Iterable[Handler],
+        on_death: OnDeath = unmourned,
+    ) -> None:
         """Match handlers to contracts.
+
+        Args:
+            contracts: every kind there is.
+            handlers: one for each.
+            on_death: what follows when a job of any kind dies.
 
         Raises:
             FlowError: a contract has no handler or two, or a handler's form doesn't fit its
                 contract's effect.
         """
         self.contracts = {contract.kind: contract for contract in contracts}
+        self.on_death = on_death
         self._handlers: dict[str, Handler] = {}
         for handler in handlers:
             self._add(handler)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Backoff
 from goodsyard.database import wait_for_answers
+from goodsyard.deaths import Death, OnDeath, unmourned
 from goodsyard.job import JobState
 from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry, Snooze
 from goodsyard.submit import INSERT_STAGED, Staged, as_columns
@@ -60,12 +61,13 @@ _PUT_BACK = text("""
           FROM failed f
          WHERE j.id = f.id AND j.id = ANY(CAST(:ids AS uuid[]))
            AND j.state IN ('dispatched', 'running')
-        RETURNING j.id, j.attempts, j.started_at, j.state, f.error),
+        RETURNING j.id, j.attempts, j.started_at, j.state, f.error,
+                  j.tenant, j.kind, j.subject, j.reason),
     noted AS (
         INSERT INTO goodsyard.job_attempt (job_id, attempt, worker, started_at, error)
         SELECT id, attempts, :worker, coalesce(started_at, now()), error
           FROM moved WHERE error IS NOT NULL)
-    SELECT id, state FROM moved
+    SELECT state, id, tenant, kind, subject, reason FROM moved
 """)
 
 
@@ -89,7 +91,12 @@ class Settled:
 
 
 async def settle(
-    tx: AsyncSession, ended: Sequence[Ended], *, backoff: Backoff, worker: UUID
+    tx: AsyncSession,
+    ended: Sequence[Ended],
+    *,
+    backoff: Backoff,
+    worker: UUID,
+    on_death: OnDeath = unmourned,
 ) -> Settled:
     """Write the outcomes of locked jobs down: one statement for those done, one for the others."""
     done = [(job, job.outcome) for job in ended if isinstance(job.outcome, Done)]
@@ -100,7 +107,10 @@ async def settle(
         due = await _finish(tx, done)
     if others:
         await wait_for_answers(tx)  # it asks for some
-        states |= await _put_back(tx, others, backoff, worker)
+        put_back, deaths = await _put_back(tx, others, backoff, worker)
+        states |= put_back
+        if deaths:
+            await on_death(tx, deaths)
     return Settled(states, due)
 
 
@@ -153,7 +163,7 @@ def _verdict(outcome: Outcome, backoff: Backoff, failures: int) -> _Verdict:
 
 async def _put_back(
     tx: AsyncSession, ended: Sequence[Ended], backoff: Backoff, worker: UUID
-) -> dict[UUID, JobState]:
+) -> tuple[dict[UUID, JobState], list[Death]]:
     verdicts = [_verdict(job.outcome, backoff, job.attempts + 1) for job in ended]
     parameters = {
         "ids": [job.id for job in ended],
@@ -163,8 +173,11 @@ async def _put_back(
         "reasons": [v.reason for v in verdicts],
         "worker": worker,
     }
-    rows = await tx.execute(_PUT_BACK, parameters)
-    return {job: JobState(state) for job, state in rows}
+    moved = [
+        (JobState(state), Death(*rest)) for state, *rest in await tx.execute(_PUT_BACK, parameters)
+    ]
+    states = {job.id: state for state, job in moved}
+    return states, [job for state, job in moved if state is JobState.DEAD]
 
 
 def _storable(error: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Contract
+from goodsyard.deaths import Death, OnDeath, unmourned
 from goodsyard.dispatch import DISPATCH_SECONDS, QUARANTINE, QUARANTINE_AFTER
 from goodsyard.job import JobState
 
@@ -66,7 +67,7 @@ _RETURN = text("""
            lost = j.lost + 1, deadline = NULL, claimed_by = NULL
       FROM overdue o
      WHERE j.id = o.id AND j.id = ANY(ARRAY(SELECT id FROM overdue))
-    RETURNING j.id, j.subject, j.kind, j.state
+    RETURNING j.id, j.tenant, j.subject, j.kind, j.state, j.reason
 """)
 
 # Not one of them is counted as lost: it was Redis that forgot, no worker died.
@@ -106,6 +107,7 @@ async def return_overdue(
     tx: AsyncSession,
     contracts: Sequence[type[Contract]],
     queued_since: Mapping[str, float],
+    on_death: OnDeath = unmourned,
 ) -> list[Returned]:
     """Take up to ``BATCH`` overdue jobs back, one lost delivery counted each.
 
@@ -115,6 +117,7 @@ async def return_overdue(
         queued_since: when the oldest message of a queue was dispatched, in seconds since 1970; a
             queue without one is empty. A job whose message may still be in its queue isn't lost,
             however long the queue is.
+        on_death: what follows when a job dies of it.
     """
     await tx.execute(_EXPIRE_SILENT, {"silent": SILENT_SECONDS, "most": BATCH})
     parameters = {
@@ -127,8 +130,15 @@ async def return_overdue(
         "budget": CRASH_BUDGET,
         "most": BATCH,
     }
-    rows = await tx.execute(_RETURN, parameters)
-    return [Returned(job, subject, kind, JobState(state)) for job, subject, kind, state in rows]
+    rows = list(await tx.execute(_RETURN, parameters))
+    deaths = [
+        Death(row.id, row.tenant, row.kind, row.subject, row.reason)
+        for row in rows
+        if row.state == JobState.DEAD
+    ]
+    if deaths:
+        await on_death(tx, deaths)
+    return [Returned(row.id, row.subject, row.kind, JobState(row.state)) for row in rows]
 
 
 async def reset_dispatched(tx: AsyncSession) -> int:

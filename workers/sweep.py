@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from goodsyard import dispatch, heartbeat, limits, maintenance, sweeper
 from goodsyard.contracts import Contract
 from goodsyard.database import Sessions
+from goodsyard.deaths import OnDeath, unmourned
 from goodsyard.doorbell import Doorbell
 from goodsyard.job import JobState
 from goodsyard.sweeper import SILENT_SECONDS, Returned
@@ -80,6 +81,7 @@ class Sweep:
         informed: Informed,
         *,
         chores: Sequence[Chore] = (),
+        on_death: OnDeath = unmourned,
     ) -> None:
         """Sweep jobs of ``kinds``, and see to the ``chores``; ``client`` is the broker's Redis."""
         self._sessions = sessions
@@ -88,6 +90,7 @@ class Sweep:
         self._contracts = list(kinds)
         self._informed = informed
         self._chores = chores
+        self._on_death = on_death
         self._chores_done = float("-inf")
         self._tidied = float("-inf")
         self._heads: deque[tuple[float, Mapping[str, float]]] = deque()
@@ -169,7 +172,7 @@ class Sweep:
                 queued_since[queue] = min(at, queued_since.get(queue, at))
         while True:
             async with self._sessions.begin() as tx:
-                returned = await sweeper.return_overdue(tx, reachable, queued_since)
+                returned = await sweeper.return_overdue(tx, reachable, queued_since, self._on_death)
             self._tell(returned)
             if len(returned) < sweeper.BATCH:
                 return
