@@ -71,6 +71,33 @@ INSERT_STAGED = staging()
 
 _STAGE = text(INSERT_STAGED)
 
+
+def staging_from(query: str) -> str:
+    """Return the statement that inserts a job of one kind for each row of a query.
+
+    For jobs that follow from rows in a table: they are never read into the process, and where the
+    query finds nothing the statement is all it costs. It returns nothing, so it can be sent ahead.
+    Its parameters are those of the query and ``as_kind``.
+
+    Args:
+        query: SQL whose columns are the tenant, the subject and the payload.
+    """
+    return f"""
+    INSERT INTO goodsyard.job (tenant, kind, version, max_attempts, subject, payload)
+    SELECT q.tenant, :kind, :version, :max_attempts, q.subject, q.payload
+      FROM ({query}) AS q(tenant, subject, payload)
+"""  # noqa: S608 - no value gets in here, only SQL of our own
+
+
+def as_kind(contract: type[Contract]) -> dict[str, object]:
+    """Return the parameters of ``staging_from`` that say what kind of job it inserts."""
+    return {
+        "kind": contract.kind,
+        "version": contract.version,
+        "max_attempts": contract.policy.max_attempts,
+    }
+
+
 _LIVE_TWIN = text("""
     SELECT id FROM goodsyard.job
      WHERE tenant = :tenant AND kind = :kind AND unique_key = :unique_key

@@ -19,17 +19,20 @@ class Turns:
         self._kinds: dict[str, asyncio.Semaphore] = {}
 
     @asynccontextmanager
-    async def take(self, kind: str, abreast: int) -> AsyncIterator[bool]:
+    async def take(
+        self, kind: str, abreast: int, seconds: float = TURN_SECONDS
+    ) -> AsyncIterator[bool]:
         """Wait until a call of ``kind`` may begin; tells whether it may, or has waited too long.
 
         Args:
-            kind: of the job.
+            kind: of the job, or whatever else has a line of its own.
             abreast: calls of the kind that may be out at a time.
+            seconds: how long is too long.
         """
         turns = self._kinds.setdefault(kind, asyncio.Semaphore(abreast))
         is_ours = False
         with suppress(TimeoutError):
-            async with asyncio.timeout(TURN_SECONDS):
+            async with asyncio.timeout(seconds):
                 is_ours = await turns.acquire()
         try:
             yield is_ours
