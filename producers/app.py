@@ -17,6 +17,7 @@ from producers.routes import (
     limits,
     notifications,
     orders,
+    payments,
     queues,
     root,
     stock,
@@ -29,6 +30,7 @@ from producers.settings import ApiSettings
 _ROUTERS = (
     orders.router,
     orders.bulk_router,
+    payments.router,
     jobs.router,
     users.router,
     users_bulk.router,

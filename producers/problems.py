@@ -106,6 +106,34 @@ JOB_STATE = _define(
 ORDER_STATE = _define(
     "order-state", 409, "The order's state forbids it", "The detail says what is possible."
 )
+PAYMENT_STATE = _define(
+    "payment-state", 409, "The payment's state forbids it", "The detail says what is possible."
+)
+ACCOUNT_TAKEN = _define(
+    "account-taken",
+    409,
+    "There is such an account",
+    "Location is the account of that code and currency; the flow's own codes can't be taken.",
+)
+INSUFFICIENT_FUNDS = _define(
+    "insufficient-funds",
+    409,
+    "The account has less than that",
+    "Nothing was moved. The answer has the balance; only accounts that may overdraw go below zero.",
+)
+FLOWS_ACCOUNT = _define(
+    "flows-account",
+    409,
+    "The account is booked on by charges and refunds alone",
+    "Nothing was moved. Its sum is what the gateway did: transfer between accounts of your own.",
+)
+BAD_SIGNATURE = _define(
+    "bad-signature",
+    400,
+    "The event is not signed by the gateway",
+    "Nothing was taken in. The header Stripe-Signature must hold the time, off by 300 seconds at "
+    "most, and the HMAC of it and the body under the endpoint's secret.",
+)
 BODY_TOO_LARGE = _define(
     "body-too-large",
     413,

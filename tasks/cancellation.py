@@ -18,9 +18,8 @@ from commerce.payments.rows import LockedPayment, Verdict
 from commerce.payments.rules import PaymentState
 from commerce.stock import rows as stock_rows
 from goodsyard import recall
-from goodsyard.submit import Staged, stage
-from tasks.contracts import ChargePayment, ProcessOrder, RefundPayment
-from tasks.refunds import refund_of
+from tasks.contracts import ChargePayment, ProcessOrder
+from tasks.refunds import RefundTooLargeError, refundable, stage_refund
 
 
 class OrderNotFoundError(Exception):
@@ -65,12 +64,10 @@ async def refund_order(tx: AsyncSession, tenant: int, order_id: UUID, amount: in
         message = f"the order is {order.status} and {order.total} was charged: nothing to refund"
         raise OrderStateError(message)
     payment = await _captured(tx, order)
-    left = await _refundable(tx, payment)
-    wanted = left if amount is None else amount
-    if not 0 < wanted <= left:
-        message = f"of {payment.amount} paid, {left} can still be refunded, not {wanted}"
-        raise OrderStateError(message)
-    return await _stage_refund(tx, payment, wanted)
+    try:
+        return await stage_refund(tx, payment, amount)
+    except RefundTooLargeError as error:
+        raise OrderStateError(str(error)) from error
 
 
 async def _locked(tx: AsyncSession, tenant: int, order_id: UUID) -> LockedOrder:
@@ -98,9 +95,9 @@ async def _cancel_paid(tx: AsyncSession, order: LockedOrder) -> None:
         raise OrderStateError(message)
     if order.total > 0:
         payment = await _captured(tx, order)
-        left = await _refundable(tx, payment)
+        left = await refundable(tx, payment)
         if left > 0:
-            await _stage_refund(tx, payment, left)
+            await stage_refund(tx, payment, left)
     else:
         await _end(tx, order)
     needs = needs_of(await order_rows.demands(tx, [order.id]))
@@ -117,16 +114,3 @@ async def _captured(tx: AsyncSession, order: LockedOrder) -> LockedPayment:
         message = f"order {order.id} is paid and has no payment: the books need a person's look"
         raise OrderStateError(message)
     return (await payment_rows.lock(tx, [payment_id]))[payment_id]
-
-
-async def _refundable(tx: AsyncSession, payment: LockedPayment) -> int:
-    """Return what was captured, less what was given back or is about to be."""
-    under_way = await recall.undecided(tx, payment.id, RefundPayment.kind)
-    asked = sum(RefundPayment.model_validate(payload).amount for payload in under_way)
-    return payment.amount - payment.amount_refunded - asked
-
-
-async def _stage_refund(tx: AsyncSession, payment: LockedPayment, amount: int) -> UUID:
-    staged = Staged(payment.tenant, refund_of(payment, str(payment.gateway_id), amount))
-    await stage(tx, [staged])
-    return staged.id

@@ -1,4 +1,4 @@
-"""``payments.refund``: money given back at the gateway, then booked; a key a refund."""
+"""``payments.refund``: money given back once at the gateway, then booked once; a key a refund."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from commerce.payments import rows as payment_rows
 from commerce.payments.gateway import Gateway
 from commerce.payments.ledger import Transfer
 from commerce.payments.rows import LockedPayment
-from commerce.payments.rules import KEY_SECONDS, Declined, GatewayAnswer, Unclear, Untraceable
+from commerce.payments.rules import (
+    KEY_SECONDS,
+    Declined,
+    GatewayAnswer,
+    PaymentState,
+    Unclear,
+    Untraceable,
+)
+from goodsyard import recall
 from goodsyard.job import Job, new_id
 from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
+from goodsyard.submit import Staged, stage
 from tasks.contracts import RefundPayment
 
 
@@ -24,6 +33,70 @@ def refund_of(payment: LockedPayment, gateway_id: str, amount: int) -> RefundPay
     return RefundPayment(
         refund_id=new_id(), payment_id=payment.id, gateway_id=gateway_id, amount=amount
     )
+
+
+class RefundTooLargeError(Exception):
+    """More is asked back than is left; the message says how much is."""
+
+
+class PaymentNotFoundError(Exception):
+    """The tenant has no such payment."""
+
+
+class PaymentStateError(Exception):
+    """Nothing was captured, so that there is nothing to give back; the message says which state."""
+
+
+async def refund_payment(
+    tx: AsyncSession, tenant: int, payment_id: UUID, amount: int | None
+) -> UUID:
+    """Stage a refund of ``amount`` minor units, or of all that is left, and return the job's id.
+
+    Raises:
+        PaymentNotFoundError: the tenant has no such payment.
+        PaymentStateError: it was never captured.
+        RefundTooLargeError: less than ``amount`` is left of it.
+    """
+    orders = await payment_rows.orders_of(tx, [payment_id])
+    await order_rows.lock(tx, list(orders.values()))
+    payment = (await payment_rows.lock(tx, [payment_id])).get(payment_id)
+    if payment is None or payment.tenant != tenant:
+        raise PaymentNotFoundError(str(payment_id))
+    if payment.state is not PaymentState.SUCCEEDED:
+        message = f"the payment is {payment.state}: nothing to refund"
+        raise PaymentStateError(message)
+    return await stage_refund(tx, payment, amount)
+
+
+async def stage_refund(tx: AsyncSession, payment: LockedPayment, amount: int | None) -> UUID:
+    """Stage a refund of a locked, captured payment; return the job's id.
+
+    Raises:
+        RefundTooLargeError: less than ``amount`` minor units is left of it, or nothing.
+    """
+    left = await refundable(tx, payment)
+    wanted = left if amount is None else amount
+    if not 0 < wanted <= left:
+        message = f"of {payment.amount} paid, {left} can still be refunded, not {wanted}"
+        raise RefundTooLargeError(message)
+    staged = Staged(payment.tenant, refund_of(payment, str(payment.gateway_id), wanted))
+    await stage(tx, [staged])
+    return staged.id
+
+
+async def refundable(tx: AsyncSession, payment: LockedPayment) -> int:
+    """Return what was captured, less what was given back or is about to be."""
+    under_way = [
+        RefundPayment.model_validate(payload)
+        for payload in await recall.undecided(tx, payment.id, RefundPayment.kind)
+    ]
+    booked = await ledger.refunds_booked(tx, payment.tenant, [payment.id]) if under_way else set()
+    asked = sum(
+        refund.amount
+        for refund in under_way
+        if (payment.id, str(refund.refund_id)) not in booked  # a dead job's, found by an event
+    )
+    return payment.amount - payment.amount_refunded - asked
 
 
 class Refund:
@@ -59,7 +132,7 @@ class Refund:
         orders = await payment_rows.orders_of(tx, ids)
         await order_rows.lock(tx, list(orders.values()))
         payments = await payment_rows.lock(tx, ids)
-        return [await _refunded(tx, job, answer, payments, orders) for job, answer in answered]
+        return [await _refunded(tx, job, answer, payments) for job, answer in answered]
 
 
 async def _refunded(
@@ -67,7 +140,6 @@ async def _refunded(
     job: Job[RefundPayment],
     answer: GatewayAnswer | Untraceable,
     payments: Mapping[UUID, LockedPayment],
-    orders: Mapping[UUID, UUID],
 ) -> Outcome:
     refund = job.payload
     payment = payments.get(refund.payment_id)
@@ -79,22 +151,31 @@ async def _refunded(
         return Retry(answer.error, answer.after)
     if isinstance(answer, Declined):
         return Refused(f"the gateway refuses the refund: {answer.code}")
-    await payment_rows.add_refunded(tx, {payment.id: refund.amount})
-    if payment.id in orders:
-        await order_rows.add_refunded(tx, orders[payment.id], refund.amount)
-    code = f"refund:{refund.refund_id}"
-    await ledger.book(
-        tx,
-        [
-            Transfer(
-                payment.tenant,
-                ledger.SALES,
-                ledger.GATEWAY,
-                refund.amount,
-                payment.currency,
-                code,
-                payment.id,
-            )
-        ],
-    )
+    # An event may have told of it while the job was dead, and a person have let it run again.
+    if (payment.id, str(refund.refund_id)) not in await ledger.refunds_booked(
+        tx, payment.tenant, [payment.id]
+    ):
+        await book_refund(tx, payment, str(refund.refund_id), refund.amount)
     return Done({"refund": str(refund.refund_id), "gateway_id": answer.gateway_id})
+
+
+async def book_refund(tx: AsyncSession, payment: LockedPayment, name: str, amount: int) -> None:
+    """Book what the gateway gave back of a locked payment, and tell its order, which is locked too.
+
+    Args:
+        tx: the transaction.
+        payment: as it is under the lock.
+        name: our id of the refund, or the gateway's where it was made there.
+        amount: minor units.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: it is booked, or comes to more than was paid.
+    """
+    await payment_rows.add_refunded(tx, {payment.id: amount})
+    if payment.order_id is not None:
+        await order_rows.add_refunded(tx, payment.order_id, amount)
+    code = f"{ledger.REFUND}:{name}"
+    booking = Transfer(
+        payment.tenant, ledger.SALES, ledger.GATEWAY, amount, payment.currency, code, payment.id
+    )
+    await ledger.book(tx, [booking])

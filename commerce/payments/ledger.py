@@ -14,8 +14,13 @@ GATEWAY = "gateway"
 SALES = "sales"
 """Account: what customers paid for goods."""
 
+SYSTEM = frozenset({GATEWAY, SALES})
+"""The accounts that the flow books on; none of them keeps a balance."""
+
 CAPTURE = "capture"
 """Transfer code of a captured charge."""
+REFUND = "refund"
+"""Transfer code of money given back, followed by a colon and the refund's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,20 @@ _BOOK = text("""
       JOIN commerce.account d ON (d.tenant, d.code, d.currency) = (t.tenant, t.debit, t.currency)
       JOIN commerce.account c ON (c.tenant, c.code, c.currency) = (t.tenant, t.credit, t.currency)
 """)
+
+_REFUNDS = text("""
+    SELECT payment_id, split_part(code, ':', 2) FROM commerce.transfer
+     WHERE tenant = :tenant AND payment_id = ANY(CAST(:payments AS uuid[]))
+       AND starts_with(code, 'refund:')
+""")
+
+
+async def refunds_booked(
+    tx: AsyncSession, tenant: int, payments: Sequence[UUID]
+) -> set[tuple[UUID, str]]:
+    """Return the payments' refunds that are booked: each payment with the refund's name."""
+    rows = await tx.execute(_REFUNDS, {"tenant": tenant, "payments": list(payments)})
+    return {(payment, name) for payment, name in rows}
 
 
 async def book(tx: AsyncSession, transfers: Sequence[Transfer]) -> None:

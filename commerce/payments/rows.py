@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from commerce.accounts.users import BUYERS
 from commerce.payments.rules import PaymentState
 from goodsyard.job import new_id
 
@@ -88,6 +89,8 @@ _PENDING_OF = text("""
      WHERE order_id = ANY(CAST(:order_ids AS uuid[])) AND state = 'pending'
 """)
 
+_BUYERS = text(BUYERS)
+
 
 class Verdict(NamedTuple):
     """A payment's new state, and what the gateway said."""
@@ -95,6 +98,11 @@ class Verdict(NamedTuple):
     state: PaymentState
     gateway_id: str | None = None
     failure: str | None = None
+
+
+async def may_buy(tx: AsyncSession, tenant: int, user_id: UUID) -> bool:
+    """Whether there is such a user, who then isn't erased before the transaction's end."""
+    return await tx.scalar(_BUYERS, {"tenant": tenant, "users": [user_id]}) is not None
 
 
 async def insert(tx: AsyncSession, payments: Sequence[NewPayment]) -> None:

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 
-from commerce.money import MAX_AMOUNT
 from goodsyard import request_keys
 from producers import problems
 from producers.acceptance import Wish
@@ -46,6 +45,7 @@ from producers.order_shapes import (
     OrderOut,
     OrderPage,
 )
+from producers.payment_shapes import RefundIn
 from producers.problems import ProblemError, not_found
 from producers.services import Use
 from producers.submission import PATH, Accepted, Verdict
@@ -184,16 +184,6 @@ async def cancel_order(order_id: UUID, key: AcceptedKey, principal: Writer, use:
         order = (await read_orders(tx, principal.tenant, [order_id]))[order_id]
     use.doorbell.ring(due=[RefundPayment.kind], changed=[order_id])
     return JsonAnswer({"order": order}, 202, {"Location": order["href"], **replayed(holder)})
-
-
-class RefundIn(BaseModel):
-    """How much to give back."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    amount: Annotated[int, Field(strict=True, ge=1, le=MAX_AMOUNT)] | None = Field(
-        default=None, description="Minor units; all that is left, if not given."
-    )
 
 
 @router.post(
