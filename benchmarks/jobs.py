@@ -21,6 +21,7 @@ from goodsyard.flow import DatabaseHandler, Handler
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome
 from tasks import contracts, flow
+from tasks.webhooks import Webhook
 
 NAP_SECONDS = 0.05
 
@@ -66,8 +67,11 @@ class _Napping:
         return [Done() for _ in answered]
 
 
-def _handlers(gateway: Gateway, mailer: Mailer, channels: Channels | None = None) -> list[Handler]:
-    return [*_shipped(gateway, mailer, channels), DatabaseHandler(Noop, _do_nothing), _Napping()]
+def _handlers(
+    gateway: Gateway, mailer: Mailer, webhook: Webhook, channels: Channels | None = None
+) -> list[Handler]:
+    shipped = _shipped(gateway, mailer, webhook, channels)
+    return [*shipped, DatabaseHandler(Noop, _do_nothing), _Napping()]
 
 
 # Before workers.app is imported: it makes a Celery task of each contract there is.

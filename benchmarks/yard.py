@@ -172,7 +172,7 @@ class Yard(Processes):
         settings = {
             "DATABASE_URL": self.ground.sqlalchemy,
             "REDIS_URL": self.ground.redis,
-            "SECRET_KEY": "benchmarks alone have this one",
+            "SECRET_KEY": "benchmarks alone sign with this key",
             "GATEWAY_URL": self.gateway,
             "GATEWAY_KEY": "sk_test_benchmarks",
             "GATEWAY_WEBHOOK_SECRET": "whsec_benchmarks",

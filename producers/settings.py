@@ -6,10 +6,11 @@ from limits import parse
 from pydantic import Field, field_validator
 
 from commerce.notifications.channels import ChannelSettings
+from commerce.notifications.signing import WebhookSettings
 from goodsyard.settings import EngineSettings
 
 
-class ApiSettings(EngineSettings, ChannelSettings):
+class ApiSettings(EngineSettings, ChannelSettings, WebhookSettings):
     """What the API needs besides Postgres and Redis."""
 
     api_rate: str = Field(

@@ -173,6 +173,7 @@ ALL: tuple[type[Contract], ...] = (
     RefundPayment,
     ReconcilePayments,
     SendEmail,
+    SendWebhook,
     SendChat,
 )
 """Every kind there is. A handler for each is required when a worker starts."""

@@ -17,6 +17,8 @@ import httpx
 from pydantic import EmailStr, HttpUrl, SecretStr, TypeAdapter
 
 from commerce.notifications.mailer import Mailer, MailSettings, SmtpUrl
+from commerce.notifications.postman import Postman
+from commerce.notifications.signing import WebhookSettings
 from commerce.orders import rows as order_rows
 from commerce.orders.rows import NewOrder
 from commerce.orders.rules import Line
@@ -30,9 +32,11 @@ from ops.children import Program
 from tasks import contracts
 from tasks.contracts import ProcessOrder, SendEmail
 from tasks.flow import build_flow
+from tasks.webhooks import Webhook
 from tests.processes import wait_until
 from tests.yard import Yard
 
+SECRET_KEY = "known to the tests, and to nobody else"  # noqa: S105 - of tests alone
 VISA, DECLINED = "pm_card_visa", "pm_card_chargeDeclined"
 
 _START = """
@@ -245,10 +249,12 @@ async def open_saga(yard: Yard, sandbox: Sandbox) -> AsyncIterator[Saga]:
             mail_from=TypeAdapter(EmailStr).validate_python("shop@example.com"),
         )
     )
+    postman = Postman(WebhookSettings(secret_key=SecretStr(SECRET_KEY), webhook_allow_private=True))
     worker, email = uuid4(), next(_emails)
     async with httpx.AsyncClient(base_url=sandbox.gateway, timeout=10) as http:
         tenant, user = await _move_in(yard, email)
-        executor = Executor(build_flow(gateway, mailer), yard.sessions, yard.bell, worker)
+        flow = build_flow(gateway, mailer, Webhook(postman, yard.sessions))
+        executor = Executor(flow, yard.sessions, yard.bell, worker)
         try:
             yield Saga(yard, sandbox, executor, http, tenant, user, email, worker)
         finally:
@@ -256,6 +262,7 @@ async def open_saga(yard: Yard, sandbox: Sandbox) -> AsyncIterator[Saga]:
             await executor.drain()
             await gateway.close()
             await mailer.close()
+            await postman.close()
 
 
 async def _move_in(yard: Yard, email: str) -> tuple[int, UUID]:

@@ -27,6 +27,7 @@ from goodsyard.dispatch import QUARANTINE
 from goodsyard.failpoints import failpoint
 from goodsyard.settings import EngineSettings, load
 from tasks import contracts
+from tasks.events import tell_of_deaths
 from tasks.expiry import ReservationSettings, stage_expiries
 from workers import broker, logging, publisher
 from workers.broker import BrokerView
@@ -226,7 +227,13 @@ async def _main() -> None:
     relay = Relay(sessions, queues, partial(publisher.publish, queues), contracts.ALL)
     expiries = partial(stage_expiries, seconds=reservations.reservation_seconds)
     sweep = Sweep(
-        sessions, queues, doorbell.Doorbell(cache), contracts.ALL, relay, chores=[expiries]
+        sessions,
+        queues,
+        doorbell.Doorbell(cache),
+        contracts.ALL,
+        relay,
+        chores=[expiries],
+        on_death=tell_of_deaths,
     )
     listener = asyncio.create_task(_listen(cache, relay))
     try:

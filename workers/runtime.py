@@ -25,6 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from commerce.notifications.channels import Channels, ChannelSettings
 from commerce.notifications.mailer import Mailer, MailSettings
+from commerce.notifications.postman import Postman
+from commerce.notifications.signing import WebhookSettings
 from commerce.payments.gateway import Gateway, GatewaySettings
 from goodsyard import doorbell, dropped, heartbeat
 from goodsyard.claims import Delivery
@@ -35,6 +37,7 @@ from goodsyard.flow import FlowError
 from goodsyard.heartbeat import BEAT_SECONDS, Worker
 from goodsyard.settings import EngineSettings, load
 from tasks.flow import build_flow
+from tasks.webhooks import Webhook
 from workers import tally
 
 T = TypeVar("T")
@@ -56,6 +59,7 @@ class _Plan:
     settings: EngineSettings
     gateway: GatewaySettings
     mail: MailSettings
+    webhooks: WebhookSettings
     channels: Channels
     node: str
     queues: Sequence[str]
@@ -98,14 +102,21 @@ class _Process:
     async def _open(self) -> Executor:
         settings = self._plan.settings
         self._gateway, self._mailer = Gateway(self._plan.gateway), Mailer(self._plan.mail)
+        self._postman = Postman(self._plan.webhooks)
         self._engine = open_engine(
             str(settings.database_url), pool_size=4, application_name="goodsyard worker"
         )
+        sessions = session_factory(self._engine)
         self._redis = doorbell.connect(str(settings.redis_url))
         self._doorbell = doorbell.Doorbell(self._redis)
         return Executor(
-            build_flow(self._gateway, self._mailer, self._plan.channels),
-            session_factory(self._engine),
+            build_flow(
+                self._gateway,
+                self._mailer,
+                Webhook(self._postman, sessions),
+                self._plan.channels,
+            ),
+            sessions,
             self._doorbell,
             self._worker.id,
         )
@@ -116,6 +127,7 @@ class _Process:
         await self._redis.aclose()
         await self._gateway.close()
         await self._mailer.close()
+        await self._postman.close()
         await self._engine.dispose()
 
     def _keep_beating(self) -> None:
@@ -175,12 +187,16 @@ def prepare(node: str, queues: Sequence[str]) -> None:
         load(EngineSettings),
         load(GatewaySettings),
         load(MailSettings),
+        load(WebhookSettings),
         Channels(load(ChannelSettings)),
         node,
         queues,
     )
+    # Nothing here connects; each process opens its own after the fork.
+    engine = open_engine(str(plan.settings.database_url), pool_size=1, application_name="goodsyard")
+    webhook = Webhook(Postman(plan.webhooks), session_factory(engine))
     try:
-        build_flow(Gateway(plan.gateway), Mailer(plan.mail), plan.channels)
+        build_flow(Gateway(plan.gateway), Mailer(plan.mail), webhook, plan.channels)
     except FlowError as error:
         # Celery logs what a hook raises and goes on, unless it is an exit.
         sys.exit(f"the flow is not complete: {error}")

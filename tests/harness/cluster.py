@@ -60,6 +60,7 @@ class Cluster:
             "PYTHONUNBUFFERED": "1",
             f"{PREFIX}DATABASE_URL": self.database_url,
             f"{PREFIX}REDIS_URL": self.redis_url,
+            f"{PREFIX}SECRET_KEY": "the tests alone sign with this key",
             f"{PREFIX}GATEWAY_URL": self.gateway_url,
             f"{PREFIX}GATEWAY_KEY": "sk_test_of_the_tests",
             f"{PREFIX}GATEWAY_WEBHOOK_SECRET": "whsec_of_the_tests",

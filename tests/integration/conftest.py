@@ -19,7 +19,7 @@ from producers.app import create_app
 from producers.services import Services
 from producers.settings import ApiSettings
 from tests.conftest import Servers, fresh_database
-from tests.saga import Saga, Sandbox, open_saga, run_sandbox
+from tests.saga import SECRET_KEY, Saga, Sandbox, open_saga, run_sandbox
 from tests.yard import Yard, open_yard
 
 _numbers = count(1)
@@ -94,7 +94,8 @@ def plain_logs() -> None:
 @pytest.fixture
 def api_settings(database_url: str, redis_url: str) -> ApiSettings:
     """What the API reads from its environment."""
-    return ApiSettings.model_validate({"database_url": database_url, "redis_url": redis_url})
+    settings = {"database_url": database_url, "redis_url": redis_url, "secret_key": SECRET_KEY}
+    return ApiSettings.model_validate(settings)
 
 
 @pytest.fixture

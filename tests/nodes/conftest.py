@@ -131,6 +131,7 @@ _ENVIRONMENT = {
         "postgresql+psycopg://goodsyard:goodsyard@{postgres_container.ips.primary}/goodsyard"
     ),
     "GOODSYARD_REDIS_URL": "redis://{valkey_container.ips.primary}:6379/0",
+    "GOODSYARD_SECRET_KEY": "the tests alone sign with this key",
     "GOODSYARD_GATEWAY_URL": "http://{sandbox_container.ips.primary}:8090",
     "GOODSYARD_GATEWAY_KEY": "sk_test_of_the_tests",
     "GOODSYARD_SMTP_URL": "smtp://{sandbox_container.ips.primary}:8025",

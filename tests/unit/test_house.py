@@ -20,6 +20,7 @@ from typer.main import get_group
 
 from commerce.notifications.channels import ChannelSettings
 from commerce.notifications.mailer import MailSettings
+from commerce.notifications.signing import WebhookSettings
 from commerce.payments.gateway import GatewaySettings
 from goodsyard.settings import PREFIX, EngineSettings, Settings
 from ops.cli import app as cli
@@ -36,7 +37,7 @@ READS: dict[str, list[type[Settings]]] = {
     "migrate": [EngineSettings],
     "api": [ApiSettings],
     "relay": [EngineSettings, ReservationSettings],
-    "worker": [EngineSettings, GatewaySettings, MailSettings, ChannelSettings],
+    "worker": [EngineSettings, GatewaySettings, MailSettings, ChannelSettings, WebhookSettings],
     "flower": [EngineSettings, FlowerSettings],
     "sandbox": [],
 }

@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+from pydantic import SecretStr
+
+from commerce.notifications.postman import Postman
+from commerce.notifications.signing import WebhookSettings
 from goodsyard import dispatch, interventions, sweeper
 from goodsyard.claims import Delivery
 from goodsyard.database import open_engine, session_factory
@@ -26,6 +30,7 @@ from producers.submission import PATH, Accepted, Submission
 from tasks import cancellation, contracts
 from tasks.contracts import ReconcilePayments
 from tasks.flow import build_flow
+from tasks.webhooks import Webhook
 from tests.property.machine.books import TENANT, Books
 from tests.property.machine.boundaries import AT_ONCE, Actor, Boundaries, Fate, Stop
 from tests.property.machine.providers import GatewayModel, MailerModel, ModelledGateway
@@ -117,7 +122,10 @@ class Shop:
         self.books.empty()
         self.gateway = GatewayModel(self.boundaries, self.time)
         self.mailer = MailerModel(self.boundaries)
-        self._flow = build_flow(ModelledGateway(self.gateway), self.mailer)
+        # No shop of the machine has an endpoint: the postman is never called.
+        settings = WebhookSettings(secret_key=SecretStr("known to the machine, and to nobody else"))
+        webhook = Webhook(Postman(settings), self.sessions)
+        self._flow = build_flow(ModelledGateway(self.gateway), self.mailer, webhook)
         self.broker: list[Message] = []
         self.dispatched: set[Delivery] = set()
         self.answers = Answers()
