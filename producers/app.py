@@ -14,6 +14,7 @@ from producers.envelope import DOCS, Envelope
 from producers.routes import (
     api_keys,
     jobs,
+    ledger,
     limits,
     notifications,
     orders,
@@ -31,6 +32,7 @@ _ROUTERS = (
     orders.router,
     orders.bulk_router,
     payments.router,
+    ledger.router,
     jobs.router,
     users.router,
     users_bulk.router,

@@ -21,6 +21,8 @@ CAPTURE = "capture"
 """Transfer code of a captured charge."""
 REFUND = "refund"
 """Transfer code of money given back, followed by a colon and the refund's name."""
+MOVE = "transfer"
+"""Transfer code of funds moved between a tenant's own accounts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ CREATE TABLE commerce.account_sum (
 ) WITH (fillfactor = 50);
 CREATE TABLE commerce.summed_up (
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
-    upto     uuid NOT NULL                  -- transfers with a smaller id are in account_sum
+    upto     uuid NOT NULL                  -- the last transfer that is in account_sum
 );
 """
 
