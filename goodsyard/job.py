@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -60,3 +61,11 @@ def new_id() -> UUID:
     from it, so a wrong clock harms nothing.
     """
     return uuid_utils.compat.uuid7()
+
+
+def first_id_at(moment: datetime) -> UUID:
+    """Return what all ids made at ``moment`` or later are not below, by the clocks that made them.
+
+    Their first 48 bits are milliseconds since 1970 (RFC 9562, 5.7).
+    """
+    return UUID(int=int(moment.timestamp() * 1_000) << 80)

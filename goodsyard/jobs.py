@@ -124,6 +124,8 @@ async def list_jobs(  # noqa: PLR0913 - a filter each
     *,
     state: JobState | None = None,
     kinds: Sequence[str] | None = None,
+    subject: UUID | None = None,
+    since: UUID | None = None,
     before: UUID | None = None,
     limit: int = 50,
 ) -> list[JobView]:
@@ -134,6 +136,8 @@ async def list_jobs(  # noqa: PLR0913 - a filter each
         tenant: whose jobs.
         state: only jobs in this state.
         kinds: only jobs of these kinds.
+        subject: only jobs that work on it.
+        since: only jobs that are no older than this id, see ``first_id_at``.
         before: only jobs older than this one: the last of the page before.
         limit: the most to return.
     """
@@ -146,6 +150,10 @@ async def list_jobs(  # noqa: PLR0913 - a filter each
             branch = branch.where(heap.c.state == literal_column(f"'{state.value}'"))
         if kinds is not None:
             branch = branch.where(heap.c.kind.in_(kinds))
+        if subject is not None:
+            branch = branch.where(heap.c.subject == subject)
+        if since is not None:
+            branch = branch.where(heap.c.id >= since)
         if before is not None:
             branch = branch.where(heap.c.id < before)
         branches.append(select(branch.order_by(heap.c.id.desc()).limit(limit).subquery()))

@@ -24,6 +24,7 @@ from producers.routes import (
     stock,
     users,
     users_bulk,
+    webhook_endpoints,
 )
 from producers.services import open_services
 from producers.settings import ApiSettings
@@ -38,6 +39,7 @@ _ROUTERS = (
     users_bulk.router,
     stock.router,
     notifications.router,
+    webhook_endpoints.router,
     queues.router,
     limits.router,
     api_keys.router,

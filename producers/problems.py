@@ -100,6 +100,18 @@ BELOW_RESERVED = _define(
     "More is reserved than would be on hand",
     "The answer has the figures. Cancel orders first, or count again.",
 )
+ENDPOINT_DISABLED = _define(
+    "endpoint-disabled",
+    409,
+    "The webhook endpoint is disabled",
+    "Mend what answers there, enable the endpoint, and send the request again.",
+)
+TOO_MANY_ENDPOINTS = _define(
+    "too-many-endpoints",
+    409,
+    "There are as many webhook endpoints as there may be",
+    "Delete one that isn't needed any more; one endpoint can take events of several kinds.",
+)
 JOB_STATE = _define(
     "job-state", 409, "The job's state forbids it", "The detail says which state would allow it."
 )

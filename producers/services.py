@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +13,9 @@ from fastapi import Depends, Request
 
 from commerce.accounts.passwords import Passwords
 from commerce.accounts.profiles import Profiles
+from commerce.accounts.tokens import Tokens
 from commerce.notifications.channels import Channels
+from commerce.notifications.signing import WebhookSettings
 from goodsyard import doorbell
 from goodsyard.breaker import Breaker
 from goodsyard.database import Sessions, open_engine, session_factory
@@ -22,8 +24,8 @@ from goodsyard.results import Results
 from producers.authentication import KeyRing
 from producers.intake import Intake
 from producers.metrics import Metrics
-from producers.rate_limit import RateLimit
-from producers.settings import ApiSettings
+from producers.rate_limit import Rate, RateLimit
+from producers.settings import ApiSettings, Group
 from producers.submission import Submission
 from producers.waiting import News
 
@@ -45,8 +47,11 @@ class Services:
     profiles: Profiles
     passwords: Passwords
     keys: KeyRing
-    rate: RateLimit
+    tokens: Tokens
+    rates: Mapping[tuple[str, Group], RateLimit]
     failures_rate: RateLimit
+    sign_in_rate: RateLimit
+    webhooks: WebhookSettings
     metrics: Metrics
     channels: Channels
 
@@ -60,6 +65,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
     client = doorbell.connect(str(settings.redis_url))
     sessions, bell = session_factory(engine), Doorbell(client)
     submission = Submission(sessions, bell)
+    tokens = Tokens(settings.secret_key)
     limits, results, profiles = Breaker("rate limit"), Breaker("results"), Breaker("users")
     services = Services(
         sessions=sessions,
@@ -71,8 +77,10 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         results=Results(sessions, client, results),
         profiles=Profiles(sessions, client, profiles),
         passwords=Passwords(),
-        keys=KeyRing(sessions),
+        keys=KeyRing(sessions, tokens),
+        tokens=tokens,
         rate=RateLimit(client, settings.api_rate, limits),
+        webhooks=settings,
         failures_rate=RateLimit(client, settings.api_failures_rate, limits),
         metrics=Metrics([limits, results, profiles]),
         channels=Channels(settings),

@@ -21,6 +21,8 @@ SCOPES = frozenset(
         "stock:read",
         "stock:write",
         "notifications:write",
+        "webhooks:read",
+        "webhooks:write",
         "jobs:read",
         "jobs:admin",
         "queues:read",
