@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +13,6 @@ from fastapi import Depends, Request
 
 from commerce.accounts.passwords import Passwords
 from commerce.accounts.profiles import Profiles
-from commerce.accounts.tokens import Tokens
 from commerce.notifications.channels import Channels
 from commerce.notifications.signing import WebhookSettings
 from goodsyard import doorbell
@@ -24,8 +23,8 @@ from goodsyard.results import Results
 from producers.authentication import KeyRing
 from producers.intake import Intake
 from producers.metrics import Metrics
-from producers.rate_limit import Rate, RateLimit
-from producers.settings import ApiSettings, Group
+from producers.rate_limit import RateLimit
+from producers.settings import ApiSettings
 from producers.submission import Submission
 from producers.waiting import News
 
@@ -47,10 +46,8 @@ class Services:
     profiles: Profiles
     passwords: Passwords
     keys: KeyRing
-    tokens: Tokens
-    rates: Mapping[tuple[str, Group], RateLimit]
+    rate: RateLimit
     failures_rate: RateLimit
-    sign_in_rate: RateLimit
     webhooks: WebhookSettings
     metrics: Metrics
     channels: Channels
@@ -65,7 +62,6 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
     client = doorbell.connect(str(settings.redis_url))
     sessions, bell = session_factory(engine), Doorbell(client)
     submission = Submission(sessions, bell)
-    tokens = Tokens(settings.secret_key)
     limits, results, profiles = Breaker("rate limit"), Breaker("results"), Breaker("users")
     services = Services(
         sessions=sessions,
@@ -77,8 +73,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         results=Results(sessions, client, results),
         profiles=Profiles(sessions, client, profiles),
         passwords=Passwords(),
-        keys=KeyRing(sessions, tokens),
-        tokens=tokens,
+        keys=KeyRing(sessions),
         rate=RateLimit(client, settings.api_rate, limits),
         webhooks=settings,
         failures_rate=RateLimit(client, settings.api_failures_rate, limits),
