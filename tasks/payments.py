@@ -61,19 +61,36 @@ class Charge:
         answered: Sequence[tuple[Job[ChargePayment], GatewayAnswer | Untraceable]],
     ) -> Sequence[Outcome]:
         """Book what was captured, release what was declined; what is unclear is asked again."""
-        orders = await order_rows.lock(
-            tx, [job.payload.order_id for job, _ in answered if job.payload.order_id]
+        return await settle_charges(
+            tx,
+            [(job.payload.payment_id, job.payload.order_id, answer) for job, answer in answered],
         )
-        payments = await payment_rows.lock(tx, [job.payload.payment_id for job, _ in answered])
-        verdicts = {
-            payment.id: _verdict(answer)
-            for job, answer in answered
-            if isinstance(answer, (Captured, Declined))
-            and (payment := payments.get(job.payload.payment_id))
-            and payment.state is PaymentState.PENDING
-        }
-        await _write_down(tx, orders, payments, verdicts)
-        return [_charged(job, answer, orders, payments, verdicts) for job, answer in answered]
+
+
+async def settle_charges(
+    tx: AsyncSession,
+    answered: Sequence[tuple[UUID, UUID | None, GatewayAnswer | Untraceable]],
+) -> Sequence[Outcome]:
+    """Write down what the gateway said of payments, whoever asked; an outcome each, in their order.
+
+    Args:
+        tx: the transaction; nothing is read in it after this.
+        answered: payments, the order of each that has one, and the gateway's answer.
+    """
+    orders = await order_rows.lock(tx, [order for _, order, _ in answered if order])
+    payments = await payment_rows.lock(tx, [payment for payment, _, _ in answered])
+    verdicts = {
+        payment.id: _verdict(answer)
+        for payment_id, _, answer in answered
+        if isinstance(answer, (Captured, Declined))
+        and (payment := payments.get(payment_id))
+        and payment.state is PaymentState.PENDING
+    }
+    await _write_down(tx, orders, payments, verdicts)
+    return [
+        _charged(payment_id, answer, orders, payments, verdicts)
+        for payment_id, _, answer in answered
+    ]
 
 
 def _verdict(answer: Captured | Declined) -> Verdict:
@@ -129,16 +146,15 @@ def _order_ids(payments: Iterable[LockedPayment]) -> set[UUID]:
 
 
 def _charged(
-    job: Job[ChargePayment],
+    payment_id: UUID,
     answer: GatewayAnswer | Untraceable,
     orders: Mapping[UUID, LockedOrder],
     payments: Mapping[UUID, LockedPayment],
     verdicts: Mapping[UUID, Verdict],
 ) -> Outcome:
-    charge = job.payload
-    payment = payments.get(charge.payment_id)
+    payment = payments.get(payment_id)
     if payment is None:
-        return Refused(f"there is no payment {charge.payment_id}")
+        return Refused(f"there is no payment {payment_id}")
     match answer:
         case Unclear(error, after):
             return Retry(error, after)
@@ -149,16 +165,16 @@ def _charged(
     if payment.id not in verdicts and payment.state is not verdict.state:
         return Dead(UNCERTAIN, f"{verdict.state} at the gateway, {payment.state} in our books")
     result = {"state": verdict.state, "gateway_id": verdict.gateway_id, "failure": verdict.failure}
-    order = orders.get(charge.order_id) if charge.order_id else None
+    order = orders.get(payment.order_id) if payment.order_id else None
     if payment.id in verdicts and order is not None and isinstance(answer, Captured):
-        return Done(result, next=_after_capture(charge, order, payment, answer))
+        return Done(result, next=_after_capture(order, payment, answer))
     return Done(result)
 
 
 def _after_capture(
-    charge: ChargePayment, order: LockedOrder, payment: LockedPayment, captured: Captured
+    order: LockedOrder, payment: LockedPayment, captured: Captured
 ) -> Sequence[Contract]:
     """Tell the customer; or, if the order was called off meanwhile, give the money back."""
     if order.cancel_requested:
         return [refund_of(payment, captured.gateway_id, payment.amount)]
-    return receipt(order.id, charge.email, charge.amount, charge.currency)
+    return receipt(order.id, order.email, payment.amount, payment.currency)
