@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Contract
+from goodsyard.database import fetch
 from goodsyard.job import Job
 from goodsyard.outcomes import Outcome, Refused, Snooze
 
@@ -56,12 +57,14 @@ _COLUMNS = """
            j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context, j.run_at,
            extract(epoch FROM now() - coalesce(j.started_at, now()))::float8 AS age, j.payload"""
 
+# The state is compared as text, which no index has: so the way to a row is its id, and never
+# through all that is dispatched, which the planner may believe to be nothing.
 # SKIP LOCKED: a second copy of the message never waits for the first, it finds nothing to do.
 _LOCK_DISPATCHED = text(f"""
     SELECT {_COLUMNS}
       FROM goodsyard.job j
       JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
-     WHERE j.state = 'dispatched' AND j.kind = :kind
+     WHERE CAST(j.state AS text) = 'dispatched' AND j.kind = :kind
      ORDER BY j.id
        FOR UPDATE OF j SKIP LOCKED
 """)  # noqa: S608 - what is put in is the constant above
@@ -73,7 +76,7 @@ _LEASE = text(f"""
           JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
          USING (id, fence)
          WHERE j.kind = :kind
-           AND (j.state = 'dispatched'
+           AND (CAST(j.state AS text) = 'dispatched'
                 OR (:again AND j.state = 'running' AND j.claimed_by = :worker
                     AND j.id <> ALL(CAST(:known AS uuid[]))))
          ORDER BY j.id
@@ -89,7 +92,7 @@ _LOCK_RUNNING = text("""
     SELECT j.id
       FROM goodsyard.job j
       JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
-     WHERE j.state = 'running'
+     WHERE CAST(j.state AS text) = 'running'
      ORDER BY j.id
        FOR UPDATE OF j
 """)
@@ -99,7 +102,8 @@ _LOCK_HELD = text(f"""
     SELECT {_COLUMNS}
       FROM goodsyard.job j
       JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
-     WHERE j.state = 'dispatched' OR (j.state = 'running' AND j.claimed_by = :worker)
+     WHERE CAST(j.state AS text) = 'dispatched'
+        OR (j.state = 'running' AND j.claimed_by = :worker)
      ORDER BY j.id
        FOR UPDATE OF j SKIP LOCKED
 """)  # noqa: S608 - what is put in is the constant above
@@ -116,7 +120,7 @@ async def lock_dispatched(
 
     What is stale (fence), taken (locked), finished or of another kind is left out in silence.
     """
-    rows = await tx.execute(_LOCK_DISPATCHED, {"kind": kind, **_parameters(deliveries)})
+    rows = await fetch(tx, _LOCK_DISPATCHED, {"kind": kind, **_parameters(deliveries)})
     return [Claimed(*row) for row in rows]
 
 
@@ -150,7 +154,7 @@ async def lease(  # noqa: PLR0913 - a lease has a kind, a holder and an end, and
         "known": list(known),
         **_parameters(deliveries),
     }
-    rows = await tx.execute(_LEASE, parameters)
+    rows = await fetch(tx, _LEASE, parameters)
     # RETURNING has an order of its own; the message's is by urgency.
     place = {job: number for number, (job, _) in enumerate(deliveries)}
     return sorted((Claimed(*row) for row in rows), key=lambda claimed: place[claimed.id])
@@ -162,7 +166,7 @@ async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> set[
     A missing one was taken back when its lease ended, and its answer must be dropped: whoever has
     it now repeats the same call under the same key.
     """
-    return set(await tx.scalars(_LOCK_RUNNING, _parameters(deliveries)))
+    return {job for (job,) in await fetch(tx, _LOCK_RUNNING, _parameters(deliveries))}
 
 
 async def lock_held(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import cache
 from typing import Any, cast
 
 import orjson
 import psycopg
-from sqlalchemy import event
-from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
+from sqlalchemy import TextClause, event
+from sqlalchemy.dialects.postgresql.psycopg import (
+    AsyncAdapt_psycopg_connection,
+    PGDialectAsync_psycopg,
+)
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -39,11 +43,19 @@ _SESSION_LIMITS = {
     "timezone": "UTC",
 }
 
-_OF_A_RELAY = {"synchronous_commit": "off", "plan_cache_mode": "force_custom_plan"}
+# Parsing and planning is half of what Postgres has to do for a lone job. But a plan that was kept
+# from when the queue was empty reads the whole table once it is full: 150 ms for a chunk's dispatch
+# or settlement instead of 3, at a backlog of 180,000, until the next ANALYZE. Hence the second.
+_PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
 
 def open_engine(
-    url: str, *, pool_size: int, application_name: str, durable: bool = True
+    url: str,
+    *,
+    pool_size: int,
+    application_name: str,
+    keep_plans: bool = False,
+    durable: bool = True,
 ) -> AsyncEngine:
     """Return an engine for the database at ``url``; it connects at its first use.
 
@@ -51,15 +63,16 @@ def open_engine(
         url: ``postgresql+psycopg://…``.
         pool_size: connections kept, and the most there will be: a caller beyond them waits.
         application_name: what ``pg_stat_activity`` shows.
+        keep_plans: whether a statement is prepared and planned once, for any values. For processes
+            of which each statement reaches its rows by an index, however many there are.
         durable: whether a commit waits for the disk. Only dispatch may do without: if the last
             moments of it are lost in a crash, the same jobs are dispatched again.
     """
-    # A plan made and kept while the queue was empty reads the whole table once it is full: 150 ms
-    # for a chunk's dispatch or settlement instead of 3, at a backlog of 180,000, until the next
-    # ANALYZE. So no statement keeps its plan. Those of a relay, few and often alone, are at least
-    # parsed once. In a transaction that inserts rows with foreign keys that would cost more than it
-    # spares: the mode holds for their checks as well, a plan for each row, four times the check.
-    options = _SESSION_LIMITS if durable else _SESSION_LIMITS | _OF_A_RELAY
+    options = dict(_SESSION_LIMITS)
+    if keep_plans:
+        options |= _PLANNED_ONCE
+    if not durable:
+        options |= {"synchronous_commit": "off"}
     limits = " ".join(f"-c {name}={value}" for name, value in options.items())
     engine = create_async_engine(
         url,
@@ -70,6 +83,7 @@ def open_engine(
         pool_use_lifo=True,
         # Parameters are customers' data, and an error's text gets into logs and rows.
         hide_parameters=True,
+        use_native_hstore=False,  # which each new connection would ask Postgres about
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args={
@@ -77,7 +91,7 @@ def open_engine(
             "options": limits,
             "application_name": application_name,
             "connect_timeout": 5,
-            "prepare_threshold": None if durable else 5,
+            "prepare_threshold": 5 if keep_plans else None,
             # A peer that vanished without a word is given up after about 10 s.
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 5,
@@ -211,19 +225,51 @@ async def wait_for_answers(tx: AsyncSession) -> None:
     try:
         await connection.wait_for_answers()
     except psycopg.Error as error:
-        raise DBAPIError.instance(
-            "one of several statements sent ahead",
-            None,
-            error,
-            psycopg.Error,
-            hide_parameters=True,
-            connection_invalidated=connection.closed,
+        raise _told_by_sqlalchemy(
+            error, "one of several statements sent ahead", connection
         ) from error
 
 
-async def _driver_connection(tx: AsyncSession) -> _Connection:
-    pooled = await (await tx.connection()).get_raw_connection()
-    return cast("_Connection", pooled.driver_connection)
+async def fetch(
+    tx: AsyncSession | AsyncConnection, statement: TextClause, parameters: Mapping[str, object]
+) -> list[tuple[Any, ...]]:  # of whatever the statement selects
+    """Return the rows of one of the engine's own statements, past SQLAlchemy's execution of it.
+
+    On a machine that was idle just before, that takes longer than Postgres does: a third of the
+    time from a lone job's claim to its rows (docs/decisions/0006).
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: as from ``execute``.
+    """
+    driver = await _driver_connection(tx)
+    try:
+        cursor = await driver.execute(_as_sent(statement), parameters)
+        return await cursor.fetchall()
+    except psycopg.Error as error:
+        raise _told_by_sqlalchemy(error, statement.text, driver) from error
+
+
+@cache
+def _as_sent(statement: TextClause) -> bytes:
+    """Return a statement with its parameters marked as psycopg has it."""
+    dialect = PGDialectAsync_psycopg()  # type: ignore[no-untyped-call]  # it just isn't annotated
+    return str(statement.compile(dialect=dialect)).encode()
+
+
+def _told_by_sqlalchemy(error: psycopg.Error, statement: str, connection: _Connection) -> Exception:
+    return DBAPIError.instance(
+        statement,
+        None,
+        error,
+        psycopg.Error,
+        hide_parameters=True,
+        connection_invalidated=connection.closed,
+    )
+
+
+async def _driver_connection(tx: AsyncSession | AsyncConnection) -> _Connection:
+    connection = await tx.connection() if isinstance(tx, AsyncSession) else tx
+    return cast("_Connection", (await connection.get_raw_connection()).driver_connection)
 
 
 def session_factory(engine: AsyncEngine) -> Sessions:

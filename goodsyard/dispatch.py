@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from goodsyard.claims import Delivery
+from goodsyard.database import fetch
 
 DISPATCH_SECONDS = 5.0
 """How long a dispatched job may go unanswered before it counts as lost; doubles with each loss."""
@@ -77,7 +78,7 @@ _TAKE_BACK = text("""
              FROM goodsyard.job j
              JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
             USING (id, fence)
-            WHERE j.state = 'dispatched'
+            WHERE CAST(j.state AS text) = 'dispatched'
               FOR UPDATE OF j SKIP LOCKED))
 """)
 
@@ -106,7 +107,7 @@ async def paused_queues(tx: AsyncSession) -> set[str]:
 
 async def due_kinds(tx: AsyncConnection | AsyncSession, kinds: Sequence[str]) -> set[str]:
     """Return which of ``kinds`` have a job due, in one statement."""
-    return set(await tx.scalars(_DUE_KINDS, {"kinds": list(kinds)}))
+    return {kind for (kind,) in await fetch(tx, _DUE_KINDS, {"kinds": list(kinds)})}
 
 
 async def dispatch(tx: AsyncConnection | AsyncSession, kind: str, most: int) -> list[Dispatched]:
@@ -116,7 +117,7 @@ async def dispatch(tx: AsyncConnection | AsyncSession, kind: str, most: int) -> 
     is dropped, and the job then waits for its deadline.
     """
     parameters = {"kind": kind, "most": most, "seconds": DISPATCH_SECONDS}
-    rows = await tx.execute(_DISPATCH, parameters)
+    rows = await fetch(tx, _DISPATCH, parameters)
     # RETURNING has an order of its own, and the first in the batch are in the first message.
     urgent_first = sorted(rows, key=itemgetter(4, 5))
     return [Dispatched(*row[:4]) for row in urgent_first]

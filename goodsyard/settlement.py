@@ -60,7 +60,7 @@ _PUT_BACK = text("""
                error = coalesce(f.error, j.error), deadline = NULL, claimed_by = NULL
           FROM failed f
          WHERE j.id = f.id AND j.id = ANY(CAST(:ids AS uuid[]))
-           AND j.state IN ('dispatched', 'running')
+           AND CAST(j.state AS text) IN ('dispatched', 'running')
         RETURNING j.id, j.attempts, j.started_at, j.state, f.error,
                   j.tenant, j.kind, j.subject, j.reason),
     noted AS (

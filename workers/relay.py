@@ -220,7 +220,11 @@ async def _main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     engine = open_engine(
-        str(settings.database_url), pool_size=3, application_name="goodsyard relay", durable=False
+        str(settings.database_url),
+        pool_size=3,
+        application_name="goodsyard relay",
+        keep_plans=True,
+        durable=False,
     )
     sessions = session_factory(engine)
     cache, queues = doorbell.connect(str(settings.redis_url)), doorbell.connect(settings.broker)

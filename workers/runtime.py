@@ -104,7 +104,10 @@ class _Process:
         self._gateway, self._mailer = Gateway(self._plan.gateway), Mailer(self._plan.mail)
         self._postman = Postman(self._plan.webhooks)
         self._engine = open_engine(
-            str(settings.database_url), pool_size=4, application_name="goodsyard worker"
+            str(settings.database_url),
+            pool_size=4,
+            application_name="goodsyard worker",
+            keep_plans=True,
         )
         sessions = session_factory(self._engine)
         self._redis = doorbell.connect(str(settings.redis_url))

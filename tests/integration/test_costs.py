@@ -7,11 +7,14 @@ round trip or a commit a job has crept in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, TypeAlias
+from unittest.mock import patch
 
+import psycopg
 import pytest
 import redis.asyncio
 from sqlalchemy import event
@@ -33,6 +36,8 @@ from workers.sweep import Situation
 
 SIZES = [1, 100]
 
+Cursor: TypeAlias = psycopg.AsyncCursor[Any]  # of whatever rows
+
 
 @dataclass
 class Costs:
@@ -44,24 +49,21 @@ class Costs:
 
 @contextmanager
 def costs_of(sessions: Sessions) -> Iterator[Costs]:
-    """Count what goes over the connections of ``sessions`` meanwhile."""
+    """Count the statements that psycopg sends meanwhile, and the commits of ``sessions``."""
     costs, engine = Costs(), sessions.kw["bind"].sync_engine
+    execute = psycopg.AsyncCursor.execute
 
-    def on_statement(_: object, __: object, statement: str, *___: object) -> None:
+    async def counted(cursor: Cursor, statement: Any, *arguments: Any, **more: Any) -> Cursor:  # noqa: ANN401 - as psycopg has it
         costs.statements.append(statement)
+        return await execute(cursor, statement, *arguments, **more)
 
     def on_commit(_: object) -> None:
         costs.commits += 1
 
-    listeners: list[tuple[str, Callable[..., None]]] = [
-        ("before_cursor_execute", on_statement),
-        ("commit", on_commit),
-    ]
-    for name, listener in listeners:
-        event.listen(engine, name, listener)
-    yield costs
-    for name, listener in listeners:
-        event.remove(engine, name, listener)
+    event.listen(engine, "commit", on_commit)
+    with patch.object(psycopg.AsyncCursor, "execute", counted):
+        yield costs
+    event.remove(engine, "commit", on_commit)
 
 
 @asynccontextmanager

@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from goodsyard import claims, dispatch, interventions, jobs, recall, settlement, sweeper
 from goodsyard.contracts import Backoff
-from goodsyard.database import open_engine, session_factory
+from goodsyard.database import Sessions, open_engine, session_factory
 from goodsyard.interventions import Actor
 from goodsyard.outcomes import Done, Outcome, Retry
 from goodsyard.settlement import Ended
 from goodsyard.submit import Staged, stage
 from tests.conftest import Servers, fresh_database
-from tests.yard import TENANT, Ask, Note, Yard, open_yard
+from tests.yard import TENANT, Ask, Note, open_yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -41,6 +41,20 @@ _FILL = """
 """
 
 _SEQUENTIAL_SCANS = text("SELECT pg_stat_get_xact_numscans('goodsyard.job'::regclass)")
+_ENTRIES_READ = text("""
+    SELECT sum(pg_stat_get_xact_tuples_returned(indexrelid))::int
+      FROM pg_index WHERE indrelid = 'goodsyard.job'::regclass
+""")
+
+OF_WORKERS = {
+    "a database chunk",
+    "a database chunk that stages",
+    "an external chunk",
+    "stage_unique",
+    "cancel_unstarted",
+    "undecided",
+}
+OF_RELAYS = {"due_kinds", "a dispatch", "return_overdue", "reset_dispatched"}
 
 Statement = Callable[[AsyncSession], Awaitable[object]]
 
@@ -57,6 +71,10 @@ async def run_a_chunk(tx: AsyncSession, done: Outcome) -> None:
     await settlement.settle(tx, outcomes, backoff=Backoff(), worker=uuid4())
 
 
+async def dispatch_some(tx: AsyncSession) -> None:
+    await dispatch.dispatch(tx, Note.kind, 10)
+
+
 async def run_calls(tx: AsyncSession) -> None:
     worker = uuid4()
     batch = [job.delivery for job in await dispatch.dispatch(tx, Ask.kind, 100)]
@@ -70,6 +88,7 @@ async def run_calls(tx: AsyncSession) -> None:
 ACTOR = Actor(TENANT, "ann")
 STATEMENTS: dict[str, Statement] = {
     "due_kinds": lambda tx: dispatch.due_kinds(tx, ["test.note", "test.ask", "test.idle"]),
+    "a dispatch": dispatch_some,
     "a database chunk": lambda tx: run_a_chunk(tx, Done()),
     "a database chunk that stages": lambda tx: run_a_chunk(tx, Done(next=[Note()])),
     "an external chunk": run_calls,
@@ -95,35 +114,74 @@ async def empty(engine: AsyncEngine) -> None:
         await connection.execute(text("VACUUM goodsyard.job"))
 
 
+OF_PRODUCERS = STATEMENTS.keys() - OF_WORKERS - OF_RELAYS | {"stage_unique", "cancel_unstarted"}
+RUN = [("made anew", name) for name in sorted(OF_PRODUCERS)] + [
+    ("kept", name) for name in sorted(OF_WORKERS | OF_RELAYS)
+]
+"""What happens to plans on a connection, and each statement that runs on such."""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def full_yard(servers: Servers, postgres_url: str) -> AsyncIterator[Yard]:
-    """A connection that knows every statement from an empty queue, which is full by now."""
+async def acquainted(servers: Servers, postgres_url: str) -> AsyncIterator[dict[str, Sessions]]:
+    """Connections that know their statements from an empty queue, which is full by now."""
     async with AsyncExitStack() as stack:
         url = stack.enter_context(fresh_database(servers))
-        engine = open_engine(url, pool_size=1, application_name="tests")
-        stack.push_async_callback(engine.dispose)
-        sessions = session_factory(engine)
-        yard = await stack.enter_async_context(open_yard(sessions, servers.valkey.url))
+        engines = {
+            plans: open_engine(
+                url, pool_size=1, application_name="tests", keep_plans=plans == "kept"
+            )
+            for plans in ("made anew", "kept")
+        }
+        for engine in engines.values():
+            stack.push_async_callback(engine.dispose)
+        sessions = {plans: session_factory(engine) for plans, engine in engines.items()}
+        yard = await stack.enter_async_context(open_yard(sessions["made anew"], servers.valkey.url))
         await yard.sql("ALTER TABLE goodsyard.job SET (autovacuum_enabled = false)")
         for _ in range(ROUNDS_UNTIL_PLANS_ARE_KEPT):
-            await empty(engine)
-            await yard.stage(*(contract for _ in range(30) for contract in (Note(), Ask())))
-            for statement in STATEMENTS.values():
-                async with yard.sessions.begin() as tx:
-                    await statement(tx)
+            await empty(engines["made anew"])
+            await yard.stage(*(contract for _ in range(60) for contract in (Note(), Ask())))
+            for plans, name in RUN:
+                async with sessions[plans].begin() as tx:
+                    await STATEMENTS[name](tx)
         for first in range(0, BACKLOG, BATCH):
             await yard.sql(_FILL, first=first + 1, last=first + BATCH)
-        yield yard
+        yield sessions
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize(("plans", "name"), RUN)
 @pytest.mark.parametrize("planner", ["as it was while the queue was empty", "told of the backlog"])
 async def test_a_full_queue_is_never_read_as_a_whole(
-    full_yard: Yard, name: str, planner: str
+    acquainted: dict[str, Sessions], plans: str, name: str, planner: str
 ) -> None:
-    async with full_yard.sessions.begin() as tx:  # a rollback would make psycopg forget its plans
+    async with acquainted[plans].begin() as tx:  # a rollback would make psycopg forget its plans
         if planner == "told of the backlog":
             await tx.execute(text("ANALYZE goodsyard.job"))
         before = await tx.scalar(_SEQUENTIAL_SCANS)
         await STATEMENTS[name](tx)
         assert await tx.scalar(_SEQUENTIAL_SCANS) == before
+
+
+async def entries_read(tx: AsyncSession) -> int:
+    return int(await tx.scalar(_ENTRIES_READ) or 0)
+
+
+async def test_a_dispatch_reads_no_more_of_a_full_queue_than_it_takes(
+    acquainted: dict[str, Sessions],
+) -> None:
+    async with acquainted["kept"].begin() as tx:
+        before = await entries_read(tx)
+        await dispatch_some(tx)
+        assert 10 <= await entries_read(tx) - before < 100
+
+
+async def test_a_claim_reads_no_more_of_what_is_dispatched_than_it_names(
+    acquainted: dict[str, Sessions],
+) -> None:
+    async with acquainted["made anew"].begin() as tx:
+        await sweeper.reset_dispatched(tx)
+        await tx.execute(text("ANALYZE goodsyard.job"))  # so to the planner nothing is dispatched
+    async with acquainted["kept"].begin() as tx:
+        batch = [job.delivery for job in await dispatch.dispatch(tx, Note.kind, 1_000)]
+        before = await entries_read(tx)
+        assert len(await claims.lock_dispatched(tx, Note.kind, batch[:10])) == 10
+        assert await entries_read(tx) - before < 100
