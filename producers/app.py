@@ -13,6 +13,7 @@ from producers import documents, failures
 from producers.envelope import DOCS, Envelope
 from producers.routes import (
     api_keys,
+    auth,
     jobs,
     ledger,
     limits,
@@ -42,6 +43,7 @@ _ROUTERS = (
     webhook_endpoints.router,
     queues.router,
     limits.router,
+    auth.router,
     api_keys.router,
     root.router,
 )

@@ -122,8 +122,8 @@ class JsonRoute(APIRoute):
         required = self.body_field.field_info.is_required()
 
         async def read_then_handle(request: Request) -> Response:
-            _refuse_encodings(request)
-            raw = await _read(request, self.max_bytes)
+            refuse_encodings(request)
+            raw = await read_body(request, self.max_bytes)
             if raw or required:
                 _refuse_other_types(request)
                 document = parse(raw)
@@ -174,7 +174,12 @@ def refuse_unstorable(document: JsonValue) -> None:
         raise problems.validation([{"pointer": pointer(p), "detail": detail} for p in places])
 
 
-def _refuse_encodings(request: Request) -> None:
+def refuse_encodings(request: Request) -> None:
+    """Refuse a body that would have to be unpacked: its size tells nothing of what is in it.
+
+    Raises:
+        ProblemError: 415.
+    """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise ProblemError(
@@ -199,7 +204,12 @@ def _refuse_other_types(request: Request) -> None:
         )
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        ProblemError: it is larger than ``max_bytes`` (413), or took ``READ_SECONDS`` (408).
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:  # noqa: PLR2004
         _refuse_size(max_bytes)

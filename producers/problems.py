@@ -54,15 +54,36 @@ KEY_REQUIRED = _define(
 UNAUTHENTICATED = _define(
     "unauthenticated",
     401,
-    "No valid API key",
+    "No valid API key or access token",
     "Send the header Authorization: Bearer gy_live_… with a key that is neither revoked nor "
-    "expired.",
+    "expired, or Bearer and an access token of the last hour from POST /v1/auth/token.",
 )
 MISSING_SCOPE = _define(
     "missing-scope",
     403,
-    "The API key may not do this",
-    "Use a key with the scope that the detail names; an administrator can make one.",
+    "The API key or the person may not do this",
+    "Use a key with the scope that the detail names, or have an administrator give the person a "
+    "role that has it.",
+)
+NO_PERSON = _define(
+    "no-person",
+    403,
+    "This is for people who have signed in",
+    "An API key is nobody in particular: get an access token from POST /v1/auth/token.",
+)
+TOKEN_REFUSED = _define(
+    "token-refused",
+    400,
+    "No access token for this",
+    "error and error_description say why, as in RFC 6749, section 5.2. Send a form with "
+    "grant_type=password, username (or the e-mail address) and password; with client_id, the "
+    "tenant's name, where several tenants know that name.",
+)
+LAST_ADMIN = _define(
+    "last-admin",
+    409,
+    "The user is the tenant's only administrator",
+    "Nothing was changed. Give another user the role admin first.",
 )
 NOT_FOUND = _define(
     "not-found", 404, "There is no such thing", "Check the address; ids are per tenant."

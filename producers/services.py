@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 
 from commerce.accounts.passwords import Passwords
 from commerce.accounts.profiles import Profiles
+from commerce.accounts.tokens import Tokens
 from commerce.notifications.channels import Channels
 from commerce.notifications.signing import WebhookSettings
 from goodsyard import doorbell
@@ -23,8 +24,8 @@ from goodsyard.results import Results
 from producers.authentication import KeyRing
 from producers.intake import Intake
 from producers.metrics import Metrics
-from producers.rate_limit import RateLimit
-from producers.settings import ApiSettings
+from producers.rate_limit import Rate, RateLimit
+from producers.settings import ApiSettings, Group
 from producers.submission import Submission
 from producers.waiting import News
 
@@ -46,8 +47,10 @@ class Services:
     profiles: Profiles
     passwords: Passwords
     keys: KeyRing
-    rate: RateLimit
+    tokens: Tokens
+    rates: Mapping[tuple[str, Group], RateLimit]
     failures_rate: RateLimit
+    sign_in_rate: RateLimit
     webhooks: WebhookSettings
     metrics: Metrics
     channels: Channels
@@ -62,6 +65,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
     client = doorbell.connect(str(settings.redis_url))
     sessions, bell = session_factory(engine), Doorbell(client)
     submission = Submission(sessions, bell)
+    tokens = Tokens(settings.secret_key)
     limits, results, profiles = Breaker("rate limit"), Breaker("results"), Breaker("users")
     services = Services(
         sessions=sessions,
@@ -73,10 +77,15 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         results=Results(sessions, client, results),
         profiles=Profiles(sessions, client, profiles),
         passwords=Passwords(),
-        keys=KeyRing(sessions),
-        rate=RateLimit(client, settings.api_rate, limits),
+        keys=KeyRing(sessions, tokens),
+        tokens=tokens,
+        rates={
+            (plan, group): RateLimit(client, f"{plan}:{group}", rate, limits)
+            for (plan, group), rate in settings.rates.items()
+        },
         webhooks=settings,
-        failures_rate=RateLimit(client, settings.api_failures_rate, limits),
+        failures_rate=RateLimit(client, "failures", Rate.parse(settings.api_failures_rate), limits),
+        sign_in_rate=RateLimit(client, "sign-in", Rate.parse(settings.api_sign_in_rate), limits),
         metrics=Metrics([limits, results, profiles]),
         channels=Channels(settings),
     )

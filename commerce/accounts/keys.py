@@ -32,7 +32,8 @@ class StoredKey:
     name: str
     secret_hash: bytes
     scopes: frozenset[str]
-    unlimited: bool
+    plan: str
+    """What it may ask for: the tenant's plan, or ``unlimited``."""
     expires_at: datetime | None
 
     def opens_with(self, secret: str) -> bool:
@@ -63,8 +64,11 @@ _REVOKE = text("""
 _TENANT_NAME = text("SELECT name FROM commerce.tenant WHERE id = :id")
 
 _FIND = text("""
-    SELECT id, tenant, name, secret_hash, scopes, unlimited, expires_at
-      FROM commerce.api_key WHERE id = :id AND revoked_at IS NULL
+    SELECT k.id, k.tenant, k.name, k.secret_hash, k.scopes, k.expires_at,
+           CASE WHEN k.unlimited THEN 'unlimited' ELSE t.plan END AS plan
+      FROM commerce.api_key k
+      JOIN commerce.tenant t ON t.id = k.tenant
+     WHERE k.id = :id AND k.revoked_at IS NULL
 """)
 
 
@@ -173,7 +177,7 @@ async def find_api_key(tx: AsyncSession, key_id: str) -> StoredKey | None:
         row.name,
         bytes(row.secret_hash),
         frozenset(row.scopes),
-        row.unlimited,
+        row.plan,
         row.expires_at,
     )
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import FetchedValue
 from sqlalchemy.orm import Mapped, mapped_column
 
+from commerce.accounts.roles import Role
 from commerce.models import Base
 from goodsyard.job import new_id
 
@@ -23,5 +24,6 @@ class User(Base, kw_only=True):
     username: Mapped[str | None]
     full_name: Mapped[str | None] = mapped_column(default=None)
     password_hash: Mapped[str | None] = mapped_column(default=None)
+    role: Mapped[str] = mapped_column(default=Role.CUSTOMER.value)
     created_at: Mapped[datetime] = mapped_column(FetchedValue(), init=False)
     erased_at: Mapped[datetime | None] = mapped_column(default=None)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.accounts.models import User
+from commerce.accounts.people import require_another_admin
 from commerce.repository import SqlRepository
 
 # KEY SHARE waits for an erasure that is under way and then reads its outcome; it holds up no reader
@@ -46,7 +47,8 @@ _HAS_OPEN_ORDERS = text("""
 
 _ERASE = text("""
     UPDATE commerce.users
-       SET email = NULL, username = NULL, full_name = NULL, password_hash = NULL, erased_at = now()
+       SET email = NULL, username = NULL, full_name = NULL, password_hash = NULL,
+           role = 'customer', erased_at = now()
      WHERE tenant = :tenant AND id = :id
 """)
 
@@ -103,8 +105,10 @@ async def erase_user(tx: AsyncSession, tenant: int, user_id: UUID) -> bool:
 
     Raises:
         OpenOrdersError: the user has orders under way; nothing was erased.
+        LastAdminError: the user is the tenant's only administrator; nothing was erased.
     """
     whose = {"tenant": tenant, "id": user_id}
+    await require_another_admin(tx, tenant, user_id)
     if await tx.scalar(_LOCK, whose) is None:
         return False
     # A statement of its own: it sees the orders of those who had the lock before us.

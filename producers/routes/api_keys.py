@@ -15,7 +15,7 @@ from commerce.accounts.keys import issue_api_key, new_key_id, revoke_api_key
 from commerce.accounts.scopes import SCOPE_PATTERN, UnknownScopeError, check_scopes
 from goodsyard.interventions import record
 from producers.answers import JsonAnswer, no_content
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_admin
 from producers.bodies import JsonRoute, Moment
 from producers.idempotency import AcceptedKey, claim, replayed
 from producers.problems import not_found
@@ -23,7 +23,7 @@ from producers.services import Use
 
 router = APIRouter(prefix="/v1/api-keys", tags=["api keys"], route_class=JsonRoute)
 
-Admin = Annotated[Principal, needs("admin")]
+Admin = Annotated[Principal, require_admin]
 KeyId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
 
 
@@ -94,5 +94,5 @@ async def revoke(key_id: KeyId, principal: Admin, use: Use) -> Response:
             await record(tx, principal.actor, "api_key.revoke", [key_id])
     if not revoked:
         raise not_found(f"API key {key_id}")
-    use.keys.forget(key_id)
+    use.keys.forget_key(key_id)
     return no_content()

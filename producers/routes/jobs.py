@@ -20,7 +20,7 @@ from goodsyard.jobs import JobView, list_jobs, read_job, states_of
 from goodsyard.submit import Staged, stage_unique
 from producers import job_shapes, problems
 from producers.answers import JsonAnswer, no_content
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_scope
 from producers.bodies import JsonRoute
 from producers.failures import invalid_body
 from producers.idempotency import AcceptedKey, RequiredKey, claim, replayed
@@ -43,9 +43,9 @@ from producers.tracing import trace_context
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
-Anybody = Annotated[Principal, needs()]
-Reader = Annotated[Principal, needs("jobs:read")]
-Admin = Annotated[Principal, needs("jobs:admin")]
+Anybody = Annotated[Principal, require_scope()]
+Reader = Annotated[Principal, require_scope("jobs:read")]
+Admin = Annotated[Principal, require_scope("jobs:admin")]
 Wait = Annotated[float, Query(ge=0, le=30, description="Seconds to wait for the job's end.")]
 
 STREAM_SECONDS = 300.0

@@ -29,7 +29,7 @@ from commerce.repository import SqlRepository
 from goodsyard import request_keys
 from producers import ledger_shapes, problems
 from producers.answers import JsonAnswer
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_scope
 from producers.bodies import JsonRoute
 from producers.idempotency import RequiredKey, claim, replayed
 from producers.ledger_shapes import (
@@ -46,8 +46,8 @@ from producers.services import Services, Use
 
 router = APIRouter(prefix="/v1", tags=["ledger"], route_class=JsonRoute)
 
-Writer = Annotated[Principal, needs("ledger:write")]
-Reader = Annotated[Principal, needs("ledger:read")]
+Writer = Annotated[Principal, require_scope("ledger:write")]
+Reader = Annotated[Principal, require_scope("ledger:read")]
 
 
 @router.post(

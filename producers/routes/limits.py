@@ -12,7 +12,7 @@ from goodsyard.contracts import Rate
 from goodsyard.interventions import record
 from goodsyard.limits import set_limit
 from producers.answers import JsonAnswer
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_admin, require_scope
 from producers.bodies import JsonRoute
 from producers.job_shapes import QUEUE_OF, Kind
 from producers.limit_shapes import LimitOut, limits_by_name
@@ -21,9 +21,9 @@ from producers.services import Use
 
 router = APIRouter(prefix="/v1/limits", tags=["limits"], route_class=JsonRoute)
 
-reader = needs("limits:read")
+reader = require_scope("limits:read")
 # Limits hold for all tenants together.
-Admin = Annotated[Principal, needs("admin")]
+Admin = Annotated[Principal, require_admin]
 
 
 class LimitIn(BaseModel):

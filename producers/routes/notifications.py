@@ -28,7 +28,7 @@ from goodsyard.job import new_id
 from goodsyard.submit import Staged, stage
 from producers import problems
 from producers.answers import JsonAnswer
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_scope
 from producers.bodies import FreeForm, JsonRoute
 from producers.idempotency import RequiredKey, claim, replayed
 from producers.order_reads import job_reference
@@ -40,7 +40,7 @@ from tasks.contracts import SendChat, SendEmail, Template
 
 router = APIRouter(prefix="/v1/notifications", tags=["notifications"], route_class=JsonRoute)
 
-Writer = Annotated[Principal, needs("notifications:write")]
+Writer = Annotated[Principal, require_scope("notifications:write")]
 
 EMAIL = "email"
 

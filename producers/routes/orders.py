@@ -15,7 +15,7 @@ from goodsyard import request_keys
 from producers import problems
 from producers.acceptance import Wish
 from producers.answers import JsonAnswer
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_scope
 from producers.bodies import BulkRoute, JsonRoute, may_be_unstorable, refuse_unstorable
 from producers.failures import invalid_body
 from producers.idempotency import (
@@ -56,8 +56,8 @@ from tasks.contracts import RefundPayment
 router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=JsonRoute)
 bulk_router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=BulkRoute)
 
-Writer = Annotated[Principal, needs("orders:write")]
-Reader = Annotated[Principal, needs("orders:read")]
+Writer = Annotated[Principal, require_scope("orders:write")]
+Reader = Annotated[Principal, require_scope("orders:read")]
 Wait = Annotated[
     float,
     Query(ge=0, le=30, description="Seconds to wait for the order to be final, or blocked."),

@@ -18,7 +18,7 @@ from goodsyard import request_keys
 from goodsyard.submit import Staged, stage
 from producers import problems
 from producers.answers import JsonAnswer
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_scope
 from producers.bodies import JsonRoute
 from producers.idempotency import RequiredKey, claim, replayed
 from producers.order_reads import job_reference
@@ -38,8 +38,8 @@ from tasks.refunds import (
 
 router = APIRouter(prefix="/v1/payments", tags=["payments"], route_class=JsonRoute)
 
-Writer = Annotated[Principal, needs("payments:write")]
-Reader = Annotated[Principal, needs("payments:read")]
+Writer = Annotated[Principal, require_scope("payments:write")]
+Reader = Annotated[Principal, require_scope("payments:read")]
 Wait = Annotated[
     float,
     Query(ge=0, le=30, description="Seconds to wait while the payment is pending and not blocked."),

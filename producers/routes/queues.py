@@ -11,7 +11,7 @@ from starlette.responses import Response
 from goodsyard.interventions import pause_queue
 from goodsyard.queues import QueueView, list_queues
 from producers.answers import JsonAnswer
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_admin, require_scope
 from producers.bodies import JsonRoute
 from producers.job_shapes import QUEUE_OF, kinds_of
 from producers.limit_shapes import LimitOut, limits_by_name
@@ -21,9 +21,9 @@ from producers.services import Services, Use
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=JsonRoute)
 
-reader = needs("queues:read")
+reader = require_scope("queues:read")
 # Queues are all tenants' together: only who may do everything may stop one.
-Admin = Annotated[Principal, needs("admin")]
+Admin = Annotated[Principal, require_admin]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,50}$")]
 
 

@@ -26,7 +26,7 @@ from commerce.stock.shelf import (
 from goodsyard import interventions
 from producers import problems
 from producers.answers import JsonAnswer
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, require_scope
 from producers.bodies import JsonRoute
 from producers.idempotency import RequiredKey, claim, replayed
 from producers.order_shapes import Sku
@@ -35,8 +35,8 @@ from producers.services import Use
 
 router = APIRouter(prefix="/v1/stock", tags=["stock"], route_class=JsonRoute)
 
-Writer = Annotated[Principal, needs("stock:write")]
-Reader = Annotated[Principal, needs("stock:read")]
+Writer = Annotated[Principal, require_scope("stock:write")]
+Reader = Annotated[Principal, require_scope("stock:read")]
 
 
 class CountIn(BaseModel):

@@ -6,12 +6,15 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, EmailStr, Field, StringConstraints
 from starlette.responses import Response
 
 from commerce.accounts.models import User
+from commerce.accounts.people import LastAdminError, find_person, set_role
 from commerce.accounts.profiles import Profile, profile_of
+from commerce.accounts.roles import Role
+from commerce.accounts.tokens import Identity
 from commerce.accounts.users import (
     OpenOrdersError,
     TakenError,
@@ -20,10 +23,11 @@ from commerce.accounts.users import (
     find_user,
     holder_of,
 )
+from goodsyard.interventions import record
 from goodsyard.job import new_id
 from producers import problems
 from producers.answers import JsonAnswer, no_content
-from producers.authentication import Principal, needs
+from producers.authentication import Principal, current_user, require_admin, require_scope
 from producers.bodies import JsonRoute
 from producers.idempotency import AcceptedKey, claim, replayed
 from producers.order_reads import OrderQuery, page_of_orders
@@ -34,10 +38,10 @@ from producers.services import Services, Use
 
 router = APIRouter(prefix="/v1/users", tags=["users"], route_class=JsonRoute)
 
-Writer = Annotated[Principal, needs("users:write")]
-Reader = Annotated[Principal, needs("users:read")]
-OrdersReader = Annotated[Principal, needs("orders:read")]
-Admin = Annotated[Principal, needs("admin")]
+Writer = Annotated[Principal, require_scope("users:write")]
+Reader = Annotated[Principal, require_scope("users:read")]
+OrdersReader = Annotated[Principal, require_scope("orders:read")]
+Admin = Annotated[Principal, require_admin]
 
 TAKEN = {"email": problems.EMAIL_TAKEN, "username": problems.USERNAME_TAKEN}
 
@@ -132,27 +136,96 @@ async def _taken(use: Services, tenant: int, body: UserIn, error: TakenError) ->
     )
 
 
+@router.get("/me", response_model=UserOut, responses=problems.refusals(problems.NO_PERSON))
+async def read_me(
+    user_id: Annotated[UUID, Depends(current_user)], principal: Reader, use: Use
+) -> Response:
+    """Read who is signed in."""
+    return await read(user_id, principal, use)
+
+
 @router.get("/{user_id:uuid}", response_model=UserOut)
 async def read(user_id: UUID, principal: Reader, use: Use) -> Response:
-    """Read a user."""
-    profile = await use.profiles.read(principal.tenant, user_id)
+    """Read a user; a customer reads nobody else."""
+    return JsonAnswer(user_document(await _seen(use, principal, user_id)))
+
+
+async def _seen(use: Services, principal: Principal, user_id: UUID) -> Profile:
+    own = principal.owns(user_id)
+    profile = await use.profiles.read(principal.tenant, user_id) if own else None
     if profile is None:
         raise not_found(f"user {user_id}")
-    return JsonAnswer(user_document(profile))
+    return profile
+
+
+class RoleIn(BaseModel):
+    """What somebody who signs in is to be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Role
+
+
+class RoleOut(BaseModel):
+    """What somebody who signs in is."""
+
+    user_id: UUID
+    role: Role
+
+
+@router.get("/{user_id:uuid}/role", response_model=RoleOut)
+async def read_role(user_id: UUID, principal: Admin, use: Use) -> Response:
+    """Read a user's role."""
+    async with use.sessions.begin() as tx:
+        person = await find_person(tx, Identity(principal.tenant, user_id))
+    if person is None:
+        raise not_found(f"user {user_id}")
+    return JsonAnswer({"user_id": user_id, "role": person.role})
+
+
+@router.put(
+    "/{user_id:uuid}/role",
+    response_model=RoleOut,
+    responses=problems.refusals(problems.LAST_ADMIN),
+)
+async def change_role(user_id: UUID, body: RoleIn, principal: Admin, use: Use) -> Response:
+    """Give a user another role: `customer`, `support` or `admin`; it holds within five seconds.
+
+    A customer sees and changes what is their own. The tenant's last admin stays one.
+    """
+    try:
+        async with use.sessions.begin() as tx:
+            found = await set_role(tx, principal.tenant, user_id, body.role)
+            if found:
+                target = [str(user_id)]
+                await record(tx, principal.actor, "user.role", target, {"role": body.role.value})
+    except LastAdminError as error:
+        raise ProblemError(problems.LAST_ADMIN) from error
+    if not found:
+        raise not_found(f"user {user_id}")
+    use.keys.forget_person(Identity(principal.tenant, user_id))
+    return JsonAnswer({"user_id": user_id, "role": body.role})
 
 
 @router.delete(
-    "/{user_id:uuid}", status_code=204, responses=problems.refusals(problems.OPEN_ORDERS)
+    "/{user_id:uuid}",
+    status_code=204,
+    responses=problems.refusals(problems.OPEN_ORDERS, problems.LAST_ADMIN),
 )
 async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
     """Erase everything personal about a user; the orders and the ledger keep a bare number."""
     try:
         async with use.sessions.begin() as tx:
             erased = await erase_user(tx, principal.tenant, user_id)
+            if erased:
+                await record(tx, principal.actor, "user.erase", [str(user_id)])
     except OpenOrdersError as error:
         raise ProblemError(problems.OPEN_ORDERS) from error
+    except LastAdminError as error:
+        raise ProblemError(problems.LAST_ADMIN) from error
     if not erased:
         raise not_found(f"user {user_id}")
+    use.keys.forget_person(Identity(principal.tenant, user_id))
     await use.profiles.bury(principal.tenant, user_id)
     return no_content()
 
@@ -162,8 +235,7 @@ async def list_orders_of(
     user_id: UUID, query: Annotated[PageQuery, Query()], principal: OrdersReader, use: Use
 ) -> Response:
     """List a user's orders with their lines, newest first."""
-    if await use.profiles.read(principal.tenant, user_id) is None:
-        raise not_found(f"user {user_id}")
+    await _seen(use, principal, user_id)
     of_user = OrderQuery(user_id=user_id, cursor=query.cursor, limit=query.limit)
     async with use.sessions.begin() as tx:
         return JsonAnswer(await page_of_orders(tx, principal.tenant, of_user))

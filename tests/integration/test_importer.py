@@ -77,7 +77,9 @@ def server(
                 **own,
                 f"{PREFIX}DATABASE_URL": database_url,
                 f"{PREFIX}REDIS_URL": servers.valkey.url,
-                f"{PREFIX}API_RATE": "5/second",  # for keys that are not unlimited
+                f"{PREFIX}SECRET_KEY": "the tests alone sign with this key",
+                # For keys that are not unlimited:
+                f"{PREFIX}API_RATES": '{"standard/write": "5/second", "standard/bulk": "5/second"}',
             },
         )
         with Running(program, folder / "api.log") as process:
