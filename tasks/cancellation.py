@@ -18,6 +18,7 @@ from commerce.payments.rows import LockedPayment, Verdict
 from commerce.payments.rules import PaymentState
 from commerce.stock import rows as stock_rows
 from goodsyard import recall
+from tasks import events
 from tasks.contracts import ChargePayment, ProcessOrder
 from tasks.refunds import RefundTooLargeError, refundable, stage_refund
 
@@ -83,6 +84,7 @@ async def _cancel_reserved(tx: AsyncSession, order: LockedOrder) -> None:
     if payment_id and await recall.cancel_unstarted(tx, [payment_id], ChargePayment.kind):
         await payment_rows.lock(tx, [payment_id])
         await payment_rows.move(tx, {payment_id: Verdict(PaymentState.CANCELLED)})
+        await events.tell(tx, payments=[payment_id])
         needs = needs_of(await order_rows.demands(tx, [order.id]))
         await stock_rows.hand_out(tx, taken={}, released=needs)
         await _end(tx, order)
@@ -106,6 +108,7 @@ async def _cancel_paid(tx: AsyncSession, order: LockedOrder) -> None:
 
 async def _end(tx: AsyncSession, order: LockedOrder) -> None:
     await order_rows.move(tx, {order.id: (OrderStatus.CANCELLED, "cancelled")})
+    await events.tell(tx, orders=[order.id])
 
 
 async def _captured(tx: AsyncSession, order: LockedOrder) -> LockedPayment:

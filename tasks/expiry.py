@@ -27,6 +27,7 @@ from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome, Refused
 from goodsyard.settings import Settings
 from goodsyard.submit import Staged, stage
+from tasks import events
 from tasks.contracts import ChargePayment, ExpireReservation
 
 EXPIRED = "reservation_expired"
@@ -78,6 +79,7 @@ async def expire(jobs: Sequence[Job[ExpireReservation]], tx: AsyncSession) -> Se
     cancelled = Verdict(PaymentState.CANCELLED)
     await payment_rows.move(tx, dict.fromkeys(expired.values(), cancelled))
     await order_rows.move(tx, dict.fromkeys(expired, (OrderStatus.CANCELLED, EXPIRED)))
+    await events.tell(tx, orders=expired, payments=expired.values())
     await stock_rows.hand_out(tx, taken={}, released=needs_of(demands))
     return [_outcome(job, expired, orders) for job in jobs]
 

@@ -23,6 +23,7 @@ from commerce.stock import rows as stock_rows
 from goodsyard.database import send_ahead
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome, Refused
+from tasks import events
 from tasks.contracts import ChargePayment, ProcessOrder
 from tasks.receipts import receipt
 
@@ -42,6 +43,7 @@ async def process(jobs: Sequence[Job[ProcessOrder]], tx: AsyncSession) -> Sequen
     await send_ahead(tx)
     await payment_rows.insert(tx, list(payments.values()))
     await order_rows.move(tx, moves)
+    await events.tell(tx, orders=moves)
     # The last of what is locked: other chunks wait for the same few rows.
     await stock_rows.reserve(tx, allocation.reserved)
     await stock_rows.hand_out(tx, needs_of(d for d in demands if d.order_id in free_of_charge))

@@ -29,6 +29,7 @@ from goodsyard.contracts import Contract
 from goodsyard.database import send_ahead
 from goodsyard.job import Job
 from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
+from tasks import events
 from tasks.contracts import ChargePayment
 from tasks.receipts import receipt
 from tasks.refunds import refund_of
@@ -121,6 +122,7 @@ async def _write_down(
         | {order: (OrderStatus.PAYMENT_FAILED, reasons[order]) for order in failed},
     )
     await ledger.book(tx, [_capture_of(payment) for payment in captured])
+    await events.tell(tx, orders=paid | failed, payments=verdicts)
     # The last of what is locked: other chunks wait for the same few rows.
     await stock_rows.hand_out(
         tx,

@@ -25,6 +25,7 @@ from goodsyard import recall
 from goodsyard.job import Job, new_id
 from goodsyard.outcomes import UNCERTAIN, Dead, Done, Outcome, Refused, Retry
 from goodsyard.submit import Staged, stage
+from tasks import events
 from tasks.contracts import RefundPayment
 
 
@@ -179,3 +180,5 @@ async def book_refund(tx: AsyncSession, payment: LockedPayment, name: str, amoun
         payment.tenant, ledger.SALES, ledger.GATEWAY, amount, payment.currency, code, payment.id
     )
     await ledger.book(tx, [booking])
+    orders = [] if payment.order_id is None else [payment.order_id]
+    await events.tell(tx, orders=orders, payments=[payment.id])

@@ -167,7 +167,7 @@ async def test_the_end_of_a_chunk_is_told_with_one_command(
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_chunk_of_orders_costs_six_statements_beside_the_engines(
+async def test_a_chunk_of_orders_costs_seven_statements_beside_the_engines(
     saga: Saga, size: int
 ) -> None:
     await order(saga, size)
@@ -175,11 +175,11 @@ async def test_a_chunk_of_orders_costs_six_statements_beside_the_engines(
         await saga.deliver(ProcessOrder.kind)
     assert {await saga.status(order_id) for order_id in saga.orders} == {"reserved"}
     assert costs.commits == 2  # the dispatch's as well
-    assert len(costs.statements) == 1 + 2 + 6
+    assert len(costs.statements) == 1 + 2 + 7
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_chunk_of_charges_costs_eight_statements_beside_the_engines(
+async def test_a_chunk_of_charges_costs_nine_statements_beside_the_engines(
     saga: Saga, size: int
 ) -> None:
     await order(saga, size)
@@ -188,4 +188,4 @@ async def test_a_chunk_of_charges_costs_eight_statements_beside_the_engines(
         await saga.deliver(ChargePayment.kind)
     assert {await saga.status(order_id) for order_id in saga.orders} == {"paid"}
     settlements = costs.commits - 2  # the dispatch's and the lease's
-    assert len(costs.statements) == 2 + settlements * (2 + 8)
+    assert len(costs.statements) == 2 + settlements * (2 + 9)
