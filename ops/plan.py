@@ -150,6 +150,11 @@ class Plan:
             "sandbox",
             *("--port", str(http), "--smtp-port", str(smtp)),
             *("--folder", str(self._sandbox_folder)),
+            *(
+                ("--events-url", f"{self.api_url}/v1/gateway/events")
+                if self._sandbox_is_gateway
+                else ()
+            ),
         )
         return [sandbox] if self._sandbox_is_used else []
 

@@ -14,6 +14,7 @@ from producers.envelope import DOCS, Envelope
 from producers.routes import (
     api_keys,
     auth,
+    gateway_events,
     jobs,
     ledger,
     limits,
@@ -35,6 +36,7 @@ _ROUTERS = (
     orders.bulk_router,
     payments.router,
     ledger.router,
+    gateway_events.router,
     jobs.router,
     users.router,
     users_bulk.router,

@@ -13,7 +13,9 @@ from producers.services import Services
 from producers.settings import Group
 
 SIGN_IN = "/v1/auth/token"
-"""Where people become somebody: the one address under ``/v1`` that strangers may ask."""
+"""Where people become somebody: strangers may ask there."""
+GATEWAY_EVENTS = "/v1/gateway/events"
+"""Where the gateway's events come in: their signature, which the route checks, says who sends."""
 
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}  # RFC 6750, section 3
 _READS = frozenset({"GET", "HEAD"})
@@ -33,6 +35,9 @@ async def admit(scope: Scope, services: Services) -> None:
     if scope["path"] == SIGN_IN:
         allowance = state["allowance"] = await services.sign_in_rate.hit(address_of(scope))
         refuse_excess(allowance)
+        return
+    if scope["path"] == GATEWAY_EVENTS:
+        state["allowance"] = services.failures_rate.untouched  # only failures count
         return
     principal = await services.keys.open(Headers(scope=scope).get("authorization", ""))
     if principal is None:

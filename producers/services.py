@@ -16,6 +16,7 @@ from commerce.accounts.profiles import Profiles
 from commerce.accounts.tokens import Tokens
 from commerce.notifications.channels import Channels
 from commerce.notifications.signing import WebhookSettings
+from commerce.payments.events import EventSettings
 from goodsyard import doorbell
 from goodsyard.breaker import Breaker
 from goodsyard.database import Sessions, open_engine, session_factory
@@ -52,6 +53,7 @@ class Services:
     failures_rate: RateLimit
     sign_in_rate: RateLimit
     webhooks: WebhookSettings
+    events: EventSettings
     metrics: Metrics
     channels: Channels
 
@@ -84,6 +86,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
             for (plan, group), rate in settings.rates.items()
         },
         webhooks=settings,
+        events=settings,
         failures_rate=RateLimit(client, "failures", Rate.parse(settings.api_failures_rate), limits),
         sign_in_rate=RateLimit(client, "sign-in", Rate.parse(settings.api_sign_in_rate), limits),
         metrics=Metrics([limits, results, profiles]),

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator
 from commerce.accounts.plans import FREE, PLANS, STANDARD, UNLIMITED
 from commerce.notifications.channels import ChannelSettings
 from commerce.notifications.signing import WebhookSettings
+from commerce.payments.events import EventSettings
 from goodsyard.settings import EngineSettings
 from producers.rate_limit import Rate
 
@@ -34,7 +35,7 @@ def _is_rate(text: str) -> str:
 RateText = Annotated[str, AfterValidator(_is_rate)]
 
 
-class ApiSettings(EngineSettings, ChannelSettings, WebhookSettings):
+class ApiSettings(EngineSettings, ChannelSettings, WebhookSettings, EventSettings):
     """What the API needs besides Postgres and Redis."""
 
     api_rates: dict[str, RateText] = Field(

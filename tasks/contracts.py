@@ -66,7 +66,6 @@ class ChargePayment(Contract):
     amount: Annotated[Amount, Field(gt=0)]
     currency: Currency
     payment_method: str
-    email: str | None
 
     @property
     def subject(self) -> UUID:
@@ -85,6 +84,27 @@ class RefundPayment(Contract):
     payment_id: UUID
     gateway_id: str
     amount: Annotated[Amount, Field(gt=0)]
+
+    @property
+    def subject(self) -> UUID:
+        """The payment."""
+        return self.payment_id
+
+
+class RefreshPayment(Contract):
+    """Ask the gateway how a payment stands there, and bring our books up to it.
+
+    Nothing of what the event said that led to it is in here: only which charge it was about.
+    """
+
+    kind: ClassVar[str] = "payments.refresh"
+    effect: ClassVar[Effect] = Effect.EXTERNAL
+    policy: ClassVar[Policy] = Policy(
+        queue="payments", chunk=20, max_attempts=25, backoff=Backoff(1, 300)
+    )
+
+    payment_id: UUID
+    gateway_id: str
 
     @property
     def subject(self) -> UUID:
@@ -171,6 +191,7 @@ ALL: tuple[type[Contract], ...] = (
     ExpireReservation,
     ChargePayment,
     RefundPayment,
+    RefreshPayment,
     ReconcilePayments,
     SendEmail,
     SendWebhook,

@@ -11,6 +11,7 @@ from tasks.events import tell_of_deaths
 from tasks.notifications import Chat, Email
 from tasks.payments import Charge
 from tasks.reconciliation import Reconcile
+from tasks.refresh import Refresh
 from tasks.refunds import Refund
 from tasks.webhooks import Webhook
 
@@ -24,6 +25,7 @@ def handlers(
         DatabaseHandler(contracts.ExpireReservation, expiry.expire),
         Charge(gateway),
         Refund(gateway),
+        Refresh(gateway),
         Reconcile(gateway),
         Email(mailer),
         webhook,

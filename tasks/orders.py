@@ -102,7 +102,6 @@ def _outcome(
             amount=payment.amount,
             currency=payment.currency,
             payment_method=payment.payment_method,
-            email=order.email,
         )
         return Done({"status": status, "payment": str(payment.id)}, next=[charge])
     if order_id in moves and status is OrderStatus.PAID:

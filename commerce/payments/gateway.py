@@ -8,7 +8,7 @@ and so is its telemetry.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from itertools import count
 from typing import NoReturn
@@ -16,9 +16,23 @@ from uuid import UUID
 
 import aiohttp
 import stripe
-from pydantic import BaseModel, Field, HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr
 
-from commerce.payments.reconciliation import Charge, Period, Refund, Statement
+from commerce.payments.reconciliation import Period, Sight, Statement
+from commerce.payments.replies import (
+    DECLINED_STATUSES,
+    FALLEN_THROUGH,
+    GIVEN_BACK,
+    OVER,
+    Found,
+    Page,
+    Reply,
+    charge_of,
+    given_back,
+    is_of,
+    refund_of,
+    standing,
+)
 from commerce.payments.rules import (
     Captured,
     Declined,
@@ -35,17 +49,6 @@ CALL_SECONDS = 15.0
 
 LOOKUP_PAGES = 20
 """Pages of 100 PaymentIntents read, newest first, where a gateway can't search."""
-
-# requires_action means a customer has to be there, and nobody is: charges are off-session.
-_DECLINED_STATUSES = {
-    "requires_action": "authentication_required",
-    "requires_confirmation": "authentication_required",
-    "requires_payment_method": "card_declined",
-    "canceled": "canceled",
-}
-
-_GIVEN_BACK = {"succeeded", "pending"}
-"""What a refund is on its way to the card, and there."""
 
 stripe.enable_telemetry = False
 
@@ -141,16 +144,22 @@ class Gateway:
         about a charge just sent.
         """
         try:
-            found = [i for i in await self._search(payment_id) if _is_of(i, payment_id)]
+            found = [i for i in await self._search(payment_id) if is_of(i, payment_id)]
         except stripe.StripeError as error:
             # A look-up that fails says nothing about the charge, least of all that it was declined.
             return Unclear(f"the look-up failed: {type(error).__name__}: {error}")
         captured = [intent for intent in found if intent.status == "succeeded"]
         if captured:
             return Captured(captured[0].id)
-        if found and all(intent.status in _DECLINED_STATUSES for intent in found):
-            return Declined(_DECLINED_STATUSES[found[0].status], found[0].id)
-        return Unclear(f"the gateway says {found[0].status}") if found else None
+        for intent in found:
+            if intent.status not in DECLINED_STATUSES:
+                return Unclear(f"the gateway says {intent.status}")
+            if intent.status not in OVER:
+                # Left by a run that died before it could call it off.
+                answer = await _answer(self._call_off(payment_id, intent))
+                if not isinstance(answer, Declined):
+                    return answer
+        return Declined(DECLINED_STATUSES[found[0].status], found[0].id) if found else None
 
     async def find_refund(self, refund_id: UUID, gateway_id: str) -> GatewayAnswer | None:
         """Look a refund up by our id among those of its charge; ``None`` if there is no trace."""
@@ -159,7 +168,27 @@ class Gateway:
         except stripe.StripeError as error:
             return Unclear(f"the look-up failed: {type(error).__name__}: {error}")
         found = [r for r in listed if r.metadata.get("refund_id") == str(refund_id)]
-        return _given_back(found[0]) if found else None
+        return given_back(found[0]) if found else None
+
+    async def look(self, gateway_id: str) -> Sight:
+        """Return how a charge stands at the gateway now, with its refunds and disputes.
+
+        Raises:
+            stripe.StripeError: the gateway can't be read now, or has no such charge.
+        """
+        reply = await self._client.raw_request_async("get", f"/v1/payment_intents/{gateway_id}")
+        intent = Found.model_validate(reply.data)
+        refunds = await self._newest("/v1/refunds", payment_intent=gateway_id)
+        disputes = await self._newest("/v1/disputes", payment_intent=gateway_id)
+        return Sight(
+            answer=standing(intent),
+            charge=charge_of(intent),
+            refunds=[refund_of(refund) for refund in refunds if refund.status in GIVEN_BACK],
+            fallen_through=[
+                refund_of(refund) for refund in refunds if refund.status in FALLEN_THROUGH
+            ],
+            dispute="; ".join(f"{d.status}: {d.reason} ({d.id})" for d in disputes) or None,
+        )
 
     async def statement(self, period: Period) -> Statement:
         """Return all that the gateway captured and gave back in the period or its margins.
@@ -171,32 +200,11 @@ class Gateway:
         intents = await self._newest("/v1/payment_intents", until=since)
         refunds = await self._newest("/v1/refunds", until=since)
         return Statement(
-            charges=[
-                Charge(
-                    payment_id=intent.metadata.get("payment_id", ""),
-                    gateway_id=intent.id,
-                    amount=intent.amount,
-                    currency=intent.currency.upper(),
-                    created=datetime.fromtimestamp(intent.created, UTC),
-                )
-                for intent in intents
-                if intent.status == "succeeded"
-            ],
-            refunds=[
-                Refund(
-                    refund_id=refund.metadata.get("refund_id", ""),
-                    charge_id=refund.payment_intent or "",
-                    gateway_id=refund.id,
-                    amount=refund.amount,
-                    currency=refund.currency.upper(),
-                    created=datetime.fromtimestamp(refund.created, UTC),
-                )
-                for refund in refunds
-                if refund.status in _GIVEN_BACK
-            ],
+            charges=[charge_of(intent) for intent in intents if intent.status == "succeeded"],
+            refunds=[refund_of(refund) for refund in refunds if refund.status in GIVEN_BACK],
         )
 
-    async def _search(self, payment_id: UUID) -> list[_Found]:
+    async def _search(self, payment_id: UUID) -> list[Found]:
         query = f"metadata['payment_id']:'{payment_id}'"
         try:
             return (await self._get("/v1/payment_intents/search", query=query)).data
@@ -211,9 +219,9 @@ class Gateway:
         until: datetime | None = None,
         pages: int | None = None,
         **parameters: object,
-    ) -> list[_Found]:
+    ) -> list[Found]:
         """Return what a list holds, newest first, back to a time or over a number of pages."""
-        found: list[_Found] = []
+        found: list[Found] = []
         for _ in count() if pages is None else range(pages):
             after = {"starting_after": found[-1].id} if found else {}
             page = await self._get(path, limit=100, **parameters, **after)
@@ -222,8 +230,8 @@ class Gateway:
                 break
         return found
 
-    async def _get(self, path: str, **parameters: object) -> _Page:
-        return _Page.model_validate(
+    async def _get(self, path: str, **parameters: object) -> Page:
+        return Page.model_validate(
             (await self._client.raw_request_async("get", path, **parameters)).data
         )
 
@@ -243,13 +251,13 @@ class Gateway:
         )
         if intent.status == "succeeded":
             return Captured(intent.id)
-        if intent.status not in _DECLINED_STATUSES:
+        if intent.status not in DECLINED_STATUSES:
             return Unclear(f"the gateway says {intent.status}")
-        if intent.status != "canceled":
+        if intent.status not in OVER:
             return await self._call_off(payment_id, intent)
-        return Declined(_DECLINED_STATUSES[intent.status], intent.id)
+        return Declined(DECLINED_STATUSES[intent.status], intent.id)
 
-    async def _call_off(self, payment_id: UUID, intent: _Reply) -> GatewayAnswer:
+    async def _call_off(self, payment_id: UUID, intent: Reply) -> GatewayAnswer:
         """Cancel what nobody is there to confirm: it must not be charged one day."""
         address = f"/v1/payment_intents/{intent.id}"
         try:
@@ -260,12 +268,12 @@ class Gateway:
             # Refused where it has been cancelled already or is past it ("Cancel a PaymentIntent",
             # docs.stripe.com/api): no verdict on the charge, which may have succeeded meanwhile.
             reply = await self._client.raw_request_async("get", address)
-            status = _Reply.model_validate(reply.data).status
+            status = Reply.model_validate(reply.data).status
             if status == "succeeded":
                 return Captured(intent.id)
             if status != "canceled":
                 return Unclear(f"the gateway says {status}, and that it can't be cancelled")
-        return Declined(_DECLINED_STATUSES[intent.status], intent.id)
+        return Declined(DECLINED_STATUSES[intent.status], intent.id)
 
     async def refund(self, refund_id: UUID, gateway_id: str, amount: int) -> GatewayAnswer:
         """Give ``amount`` minor units of a charge back, once, however often it's called."""
@@ -282,50 +290,15 @@ class Gateway:
             amount=amount,
             metadata={"refund_id": str(refund_id)},
         )
-        return _given_back(refund)
+        return given_back(refund)
 
-    async def _post(self, path: str, key: str, **parameters: object) -> _Reply:
+    async def _post(self, path: str, key: str, **parameters: object) -> Reply:
         # The package's raw request signs, encodes, and raises what its typed methods would, but
         # doesn't build an object for each of an intent's fifty fields: 40 % of a call's time.
         response = await self._client.raw_request_async(
             "post", path, idempotency_key=key, **parameters
         )
-        return _Reply.model_validate(response.data)
-
-
-class _Reply(BaseModel):
-    """What we read of a PaymentIntent or a Refund."""
-
-    id: str
-    status: str
-    failure_reason: str | None = None
-
-
-class _Found(_Reply):
-    """What we read of a PaymentIntent or a Refund that was found."""
-
-    amount: int
-    currency: str
-    created: int
-    payment_intent: str | None = None
-    metadata: dict[str, str] = {}
-
-
-class _Page(BaseModel):
-    """A page of a list or a search."""
-
-    data: list[_Found]
-    has_more: bool = False
-
-
-def _given_back(refund: _Reply) -> GatewayAnswer:
-    if refund.status in _GIVEN_BACK:
-        return Captured(refund.id)
-    return Declined(refund.failure_reason or f"refund {refund.status}", refund.id)
-
-
-def _is_of(intent: _Found, payment_id: UUID) -> bool:
-    return intent.metadata.get("payment_id") == str(payment_id)
+        return Reply.model_validate(response.data)
 
 
 async def _answer(call: Awaitable[GatewayAnswer]) -> GatewayAnswer:

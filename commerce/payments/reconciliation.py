@@ -14,6 +14,8 @@ from pydantic import JsonValue
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from commerce.payments.rules import GatewayAnswer
+
 MOST_REPORTED = 100
 """Differences of a kind that a report lists; beyond them it only counts."""
 
@@ -47,8 +49,8 @@ class Refund:
 
     @property
     def name(self) -> str:
-        """What both sides know it by: our id, which one made by hand at the gateway lacks."""
-        return self.refund_id or self.gateway_id
+        """What both sides know it by: our id, or the gateway's of one that was made there."""
+        return self.refund_id
 
 
 Movement = TypeVar("Movement", Charge, Refund)
@@ -60,6 +62,19 @@ class Statement:
 
     charges: Sequence[Charge]
     refunds: Sequence[Refund]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How one charge stands at the gateway."""
+
+    answer: GatewayAnswer
+    charge: Charge
+    refunds: Sequence[Refund]
+    fallen_through: Sequence[Refund]
+    """Refunds that the card's bank sent back: the money is ours again."""
+    dispute: str | None
+    """What the card's holder says against it, and how far that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +184,7 @@ _GIVEN_BACK = text("""
 """)
 
 # By either name: a charge that was never booked has no gateway's id in our rows. A payment of
-# somebody who shares the gateway's account with us may be named in any form. No index on the
-# gateway's ids: a report reads all payments anyway, and is rare.
+# somebody who shares the gateway's account with us may be named in any form.
 _OTHERS = text("""
     SELECT id::text AS payment_id, gateway_id FROM commerce.payment
      WHERE tenant <> :tenant

@@ -91,6 +91,11 @@ _PENDING_OF = text("""
 
 _BUYERS = text(BUYERS)
 
+_NOTE_DISPUTE = text("""
+    UPDATE commerce.payment SET dispute = :dispute, updated_at = clock_timestamp()
+     WHERE id = :id AND dispute IS DISTINCT FROM :dispute
+""")
+
 
 class Verdict(NamedTuple):
     """A payment's new state, and what the gateway said."""
@@ -161,3 +166,8 @@ async def add_refunded(tx: AsyncSession, amounts: Mapping[UUID, int]) -> None:
     if amounts:
         parameters = {"ids": list(amounts), "amounts": list(amounts.values())}
         await tx.execute(_ADD_REFUNDED, parameters)
+
+
+async def note_dispute(tx: AsyncSession, payment_id: UUID, dispute: str | None) -> None:
+    """Write down what is said against a locked payment; ``None`` if nothing is."""
+    await tx.execute(_NOTE_DISPUTE, {"id": payment_id, "dispute": dispute})

@@ -91,7 +91,6 @@ def _charge_of(payment: Payment) -> ChargePayment:
         amount=payment.amount,
         currency=payment.currency,
         payment_method=payment.payment_method,
-        email=None,  # there is no order to send a receipt of
     )
 
 

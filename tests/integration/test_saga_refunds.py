@@ -193,7 +193,7 @@ async def test_a_charge_that_was_settled_before_is_not_settled_again(saga: Saga)
     async with saga.yard.sessions.begin() as tx:
         contract = ChargePayment(
             payment_id=payment, order_id=order, amount=1_499, currency="EUR",
-            payment_method="pm_card_visa", email=saga.email,
+            payment_method="pm_card_visa",
         )  # fmt: skip
         await stage(tx, [Staged(saga.tenant, contract)])
     await saga.finish()

@@ -1,0 +1,61 @@
+"""The inbox: each of the gateway's events is taken in once, however often it is delivered."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from commerce.payments.events import Event
+from commerce.payments.rules import PaymentState
+
+# Stripe delivers an event again for three days ("Automatic retries", docs.stripe.com/webhooks), and
+# by hand for thirty. Each new one takes some old ones along, so that nobody has to clean up.
+_TAKE_IN = text("""
+    WITH old AS (
+        DELETE FROM commerce.inbox
+         WHERE id IN (SELECT id FROM commerce.inbox
+                       WHERE received_at < now() - interval '40 days'
+                       ORDER BY received_at LIMIT 10 FOR UPDATE SKIP LOCKED))
+    INSERT INTO commerce.inbox (id, kind) VALUES (:id, :kind)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id
+""")
+
+_ABOUT = text("""
+    SELECT p.id, p.tenant, p.state,
+           EXISTS (SELECT FROM goodsyard.job j
+                    WHERE j.subject = p.id AND j.kind = 'payments.charge' AND j.state <> 'dead')
+             AS is_charging
+      FROM commerce.payment p
+     WHERE p.gateway_id = :charge
+        OR p.id = CASE WHEN pg_input_is_valid(:payment, 'uuid') THEN CAST(:payment AS uuid) END
+     ORDER BY p.gateway_id = :charge DESC NULLS LAST
+     LIMIT 1
+""")
+
+
+class About(NamedTuple):
+    """The payment that an event is about, as our books have it."""
+
+    payment_id: UUID
+    tenant: int
+    state: PaymentState
+    is_charging: bool
+
+
+async def take_in(tx: AsyncSession, event: Event) -> bool:
+    """Note that an event has come; return whether it is the first time."""
+    parameters = {"id": event.id, "kind": event.type}
+    return await tx.scalar(_TAKE_IN, parameters) is not None
+
+
+async def payment_about(tx: AsyncSession, event: Event) -> About | None:
+    """Return the payment that an event is about, whosever it is; ``None`` if it is none of ours."""
+    parameters = {"charge": event.charge, "payment": event.payment_id}
+    row = (await tx.execute(_ABOUT, parameters)).one_or_none()
+    if row is None:
+        return None
+    return About(row.id, row.tenant, PaymentState(row.state), row.is_charging)
