@@ -97,6 +97,15 @@ def standing_wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
         yield Wired(cluster, postgres, valkey, relay, worker, to_postgres, to_valkey)
 
 
+@pytest.fixture(scope="module")
+def urls(standing: System) -> Iterator[list[str]]:
+    """Two APIs on it, for the tests of one module."""
+    standing.until_ready()
+    with standing.cluster.api() as first, standing.cluster.api() as second:
+        standing.cluster.until_ready()
+        yield [first.url, second.url]
+
+
 @pytest.fixture
 def system(standing: System) -> System:
     """The system, ready for work."""

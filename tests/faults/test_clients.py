@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Barrier
-from typing import TypeVar
 from uuid import UUID
 
 import httpx
 import pytest
 
 from tests.faults.conftest import System
-from tests.harness.clients import CD, caller, order_of
+from tests.harness.clients import CD, at_once, caller, order_of
 from tests.harness.invariants import assert_invariants
 from tests.harness.shop import Row, Shop
 
 pytestmark = pytest.mark.faults
-
-T = TypeVar("T")
-
-
-@pytest.fixture(scope="module")
-def urls(standing: System) -> Iterator[list[str]]:
-    """Two APIs."""
-    standing.until_ready()
-    with standing.cluster.api() as first, standing.cluster.api() as second:
-        standing.cluster.until_ready()
-        yield [first.url, second.url]
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +30,6 @@ def _good_behaviour(system: System) -> Iterator[None]:
 def http(shop: Shop) -> Iterator[httpx.Client]:
     with caller(shop) as client:
         yield client
-
-
-def at_once(works: Sequence[Callable[[], T]]) -> list[T]:
-    """Do all of it at the same moment, and return what each came to."""
-    start = Barrier(len(works))
-
-    def run(work: Callable[[], T]) -> T:
-        start.wait()
-        return work()
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        return list(pool.map(run, works))
 
 
 @pytest.mark.row(number=38)

@@ -19,22 +19,6 @@ VISA = "pm_card_visa"
 CLIENTS = 32
 
 
-@pytest.mark.row(number=35)
-def test_of_a_hundred_pieces_that_five_thousand_want_exactly_a_hundred_are_sold(
-    shop: Shop,
-) -> None:
-    shop.stock("rare", 100)
-    orders = [NewOrder(shop.user, "EUR", [Line("rare", 1, 999)], VISA, {}) for _ in range(5_000)]
-    shop.hand_in(orders)
-    shop.until_settled()
-
-    assert shop.outcomes() == {"paid": 100, "rejected": 4_900}
-    left = "SELECT on_hand FROM commerce.stock WHERE tenant = %(tenant)s AND sku = 'rare'"
-    assert shop.value(left) == 0
-    shop.expected |= shop.statuses()  # who got one is decided by nobody but the winners
-    assert_invariants(shop)
-
-
 @pytest.mark.row(number=34)
 def test_orders_that_name_the_same_goods_in_any_order_never_deadlock(
     system: System, shop: Shop

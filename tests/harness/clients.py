@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from uuid import UUID
 
 import httpx
 
 from tests.harness.programs import PATIENCE
 from tests.harness.shop import Shop
+
+T = TypeVar("T")
 
 CD = {"sku": "CD", "quantity": 1, "unit_amount": 1_499}
 """What everybody buys."""
@@ -45,6 +47,18 @@ def caller(shop: Shop, url: str = "") -> httpx.Client:
     """Return an HTTP client that the API takes for the shop's administrator."""
     headers = {"Authorization": f"Bearer {shop.api_key()}"}
     return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE)
+
+
+def at_once(works: Sequence[Callable[[], T]]) -> list[T]:
+    """Do all of it at the same moment, and return what each came to."""
+    start = threading.Barrier(len(works))
+
+    def run(work: Callable[[], T]) -> T:
+        start.wait()
+        return work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(run, works))
 
 
 class Record:
