@@ -23,7 +23,15 @@ from producers.answers import JsonAnswer, no_content
 from producers.authentication import Principal, require_scope
 from producers.bodies import JsonRoute
 from producers.failures import invalid_body
-from producers.idempotency import AcceptedKey, RequiredKey, claim, replayed
+from producers.idempotency import (
+    REPLAYED,
+    AcceptedKey,
+    RequestKey,
+    RequiredKey,
+    claim,
+    replayed,
+)
+from producers.job_acceptance import stage_under_key
 from producers.job_shapes import (
     PUBLIC,
     AcceptedJob,
@@ -74,19 +82,35 @@ async def submit(
         unique_key=body.unique_key,
         trace_context=trace_context(request),
     )
+    if body.unique_key is None and await stage_under_key(use.sessions, key, staged):
+        job_id, state, repeated = staged.id, JobState.WAITING, False
+    else:
+        job_id, state, repeated = await _held_or_staged(use, principal.tenant, key, staged)
+    use.doorbell.ring(due=[body.kind])
+    return JsonAnswer(
+        {"job": job_ref(job_id, state)},
+        202,
+        {"Location": job_href(job_id), **(REPLAYED if repeated else {})},
+    )
+
+
+async def _held_or_staged(
+    use: Services, tenant: int, key: RequestKey, staged: Staged
+) -> tuple[UUID, JobState, bool]:
+    """Return the job that somebody has staged before under one of the keys, or stage it.
+
+    With it, its state, and whether the request is repeated.
+    """
     async with use.sessions.begin() as tx:
-        holder = await claim(tx, principal.tenant, key, {"job": str(staged.id)})
+        holder = await claim(tx, tenant, key, {"job": str(staged.id)})
         if holder.won:
             job_id = await stage_unique(tx, staged)
             if job_id != staged.id:
-                await request_keys.amend(tx, principal.tenant, key.key, {"job": str(job_id)})
+                await request_keys.amend(tx, tenant, key.key, {"job": str(job_id)})
         else:
             job_id = UUID(str(holder.resource["job"]))
-        state = (await states_of(tx, principal.tenant, [job_id])).get(job_id, JobState.SUCCEEDED)
-    use.doorbell.ring(due=[body.kind])
-    return JsonAnswer(
-        {"job": job_ref(job_id, state)}, 202, {"Location": job_href(job_id), **replayed(holder)}
-    )
+        state = (await states_of(tx, tenant, [job_id])).get(job_id, JobState.SUCCEEDED)
+    return job_id, state, not holder.won
 
 
 def _payload(contract: type[Contract], body: JobIn) -> Contract:

@@ -9,6 +9,7 @@ import httpx
 from sqlalchemy import text
 
 from tests.integration.conftest import Api, order_for
+from tests.integration.test_costs import costs_of
 
 MAIL = {"to": "someone@example.com", "message_subject": "Hello", "body": "There"}
 
@@ -59,6 +60,13 @@ async def test_a_job_of_a_public_kind_is_accepted_once(api: Api) -> None:
         "/v1/jobs", json={"kind": "notifications.email", "payload": MAIL}
     )
     assert nameless.json()["type"] == "/problems/idempotency-key-required"
+
+
+async def test_a_lone_job_costs_one_statement(api: Api) -> None:
+    await _submit(api, "another", priority=1)  # the key that is shown is looked up by now
+    with costs_of(api.services.sessions) as costs:
+        assert (await _submit(api, "a")).status_code == 202
+    assert len(costs.statements) == 1
 
 
 async def test_while_a_job_with_its_unique_key_is_live_it_is_the_answer(api: Api) -> None:
