@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, Field, JsonValue
@@ -317,6 +318,11 @@ def validation(errors: Sequence[Mapping[str, str]]) -> ProblemError:
     where = first.get("pointer") or first["parameter"]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return ProblemError(VALIDATION, f"{where}: {first['detail']}{more}.", errors=errors)
+
+
+def unknown_user(user_id: UUID) -> ProblemError:
+    """Return the refusal of a body whose ``user_id`` is of nobody, or nobody the caller knows."""
+    return validation([{"pointer": "#/user_id", "detail": f"There is no user {user_id}"}])
 
 
 def not_found(what: str) -> ProblemError:

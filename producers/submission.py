@@ -109,7 +109,7 @@ class Submission:
                 # A key that was lost and that nobody has was forgotten between the two statements.
                 known = wish.order.user_id in buyers
                 verdicts[wish.key.key] = (
-                    _in_flight() if known else _unknown_user(wish.order.user_id)
+                    _in_flight() if known else problems.unknown_user(wish.order.user_id)
                 )
         return verdicts
 
@@ -135,10 +135,6 @@ class Submission:
                     orders[order], order_shapes.job_ref(job, state), replayed=True
                 )
         return verdicts
-
-
-def _unknown_user(user_id: UUID) -> ProblemError:
-    return problems.validation([{"pointer": "#/user_id", "detail": f"There is no user {user_id}"}])
 
 
 def _in_flight() -> ProblemError:

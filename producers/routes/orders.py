@@ -45,6 +45,7 @@ from producers.order_shapes import (
     OrderOut,
     OrderPage,
 )
+from producers.ownership import OwnOrder
 from producers.payment_shapes import RefundIn
 from producers.problems import ProblemError, not_found
 from producers.services import Use
@@ -71,6 +72,8 @@ async def submit_order(
     request: Request, body: OrderIn, key: RequiredKey, principal: Writer, use: Use
 ) -> Response:
     """Hand an order in. It is carried out in the background; `Location` is where to follow it."""
+    if not principal.owns(body.user_id):
+        raise problems.unknown_user(body.user_id)
     wish = Wish(key, body.order(), trace_context(request))
     verdict = await use.intake.accept(principal.tenant, wish)
     if isinstance(verdict, ProblemError):
@@ -89,7 +92,7 @@ async def submit_orders(request: Request, body: BulkIn, principal: Writer, use: 
     answers: list[tuple[str, bool] | ProblemError] = []  # the key, and if it came before in here
     wary, trace = may_be_unstorable(await request.body()), trace_context(request)
     for item in body.orders:
-        wish = _wish(item, trace, wary=wary)
+        wish = _wish(principal, item, trace, wary=wary)
         if isinstance(wish, ProblemError):
             answers.append(wish)
             continue
@@ -109,6 +112,7 @@ async def submit_orders(request: Request, body: BulkIn, principal: Writer, use: 
 
 
 def _wish(
+    principal: Principal,
     item: Any,  # noqa: ANN401 - whatever JSON the caller put there
     trace: str | None,
     *,
@@ -120,6 +124,8 @@ def _wish(
             refuse_unstorable(item)
         order = _bulk_order.validate_python(item)
         key = parse_key(order.idempotency_key)
+        if not principal.owns(order.user_id):
+            raise problems.unknown_user(order.user_id)
     except ValidationError as error:
         if isinstance(item, dict) and "idempotency_key" not in item:
             return ProblemError(problems.KEY_REQUIRED, "The order has no idempotency_key.")
@@ -146,14 +152,18 @@ def _result(verdict: Verdict, number: int, *, repeated: bool = False) -> Documen
 async def list_orders(
     query: Annotated[OrderQuery, Query()], principal: Reader, use: Use
 ) -> Response:
-    """List orders, newest first."""
+    """List orders, newest first; a customer's own alone."""
+    if principal.owner is not None:
+        if query.user_id not in {None, principal.owner}:
+            raise not_found(f"user {query.user_id}")
+        query = query.model_copy(update={"user_id": principal.owner})
     async with use.sessions.begin() as tx:
         return JsonAnswer(await page_of_orders(tx, principal.tenant, query))
 
 
 @router.get("/{order_id:uuid}", response_model=OrderOut)
 async def read_order(
-    request: Request, order_id: UUID, principal: Reader, use: Use, wait: Wait = 0
+    request: Request, order_id: OwnOrder, principal: Reader, use: Use, wait: Wait = 0
 ) -> Response:
     """Read an order; with `wait`, once it is final or blocked by a dead job, or time is up."""
     with use.news.watch(order_id) as watch:
@@ -174,7 +184,9 @@ async def read_order(
     response_model=ChangedOrder,
     responses=problems.refusals(problems.ORDER_STATE),
 )
-async def cancel_order(order_id: UUID, key: AcceptedKey, principal: Writer, use: Use) -> Response:
+async def cancel_order(
+    order_id: OwnOrder, key: AcceptedKey, principal: Writer, use: Use
+) -> Response:
     """Call an order off: its goods go back on the shelf, and what was paid is given back."""
     async with use.sessions.begin() as tx:
         holder = await claim(tx, principal.tenant, key, {"order": str(order_id)})
@@ -193,7 +205,7 @@ async def cancel_order(order_id: UUID, key: AcceptedKey, principal: Writer, use:
     responses=problems.refusals(problems.ORDER_STATE),
 )
 async def refund_order(
-    order_id: UUID,
+    order_id: OwnOrder,
     key: RequiredKey,
     principal: Writer,
     use: Use,

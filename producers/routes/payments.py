@@ -23,6 +23,7 @@ from producers.bodies import JsonRoute
 from producers.idempotency import RequiredKey, claim, replayed
 from producers.order_reads import job_reference
 from producers.order_shapes import Document
+from producers.ownership import OwnPayment, require_own_order
 from producers.payment_reads import look_at_payment, payments_of_order, read_payment
 from producers.payment_shapes import AcceptedPayment, PaymentIn, PaymentList, PaymentOut, RefundIn
 from producers.problems import ProblemError, not_found
@@ -54,6 +55,8 @@ async def charge(
 
     A card that wants its holder ends `failed`, with the reason `authentication_required`.
     """
+    if not principal.owns(body.user_id):
+        raise problems.unknown_user(body.user_id)
     tenant = principal.tenant
     payment = Payment(
         tenant=tenant,
@@ -78,8 +81,7 @@ async def charge(
 
 async def _create(tx: AsyncSession, payment: Payment, staged: Staged) -> None:
     if not await may_buy(tx, payment.tenant, payment.user_id):
-        detail = f"There is no user {payment.user_id}"
-        raise problems.validation([{"pointer": "#/user_id", "detail": detail}])
+        raise problems.unknown_user(payment.user_id)
     await SqlRepository(tx, Payment, payment.tenant, Payment.id).add(payment)
     await stage(tx, [staged])
 
@@ -100,12 +102,14 @@ async def list_payments(
 ) -> Response:
     """List the payments of an order, newest first."""
     async with use.sessions.begin() as tx:
+        if principal.owner is not None:
+            await require_own_order(tx, principal, order_id)
         return JsonAnswer(await payments_of_order(tx, principal.tenant, order_id))
 
 
 @router.get("/{payment_id:uuid}", response_model=PaymentOut)
 async def read(
-    request: Request, payment_id: UUID, principal: Reader, use: Use, wait: Wait = 0
+    request: Request, payment_id: OwnPayment, principal: Reader, use: Use, wait: Wait = 0
 ) -> Response:
     """Read a payment; with `wait`, once it isn't pending or is blocked, or time is up."""
     with use.news.watch(payment_id) as watch:
@@ -125,7 +129,7 @@ async def read(
     responses=problems.refusals(problems.PAYMENT_STATE),
 )
 async def refund(
-    payment_id: UUID,
+    payment_id: OwnPayment,
     key: RequiredKey,
     principal: Writer,
     use: Use,
