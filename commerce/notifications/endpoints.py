@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Text, cast, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from commerce.notifications.health import PROBE_SECONDS, Health, Tally, after
@@ -121,6 +121,15 @@ _WRITE = text("""
 def of_tenant(tx: AsyncSession, tenant: int) -> SqlRepository[WebhookEndpoint]:
     """Return the tenant's endpoints."""
     return SqlRepository(tx, WebhookEndpoint, tenant, WebhookEndpoint.id)
+
+
+async def find(tx: AsyncSession, tenant: int, address: str) -> WebhookEndpoint | None:
+    """Return the tenant's endpoint with this id or this normalised URL; the oldest, if several."""
+    mine = WebhookEndpoint.tenant == tenant
+    called_so = or_(WebhookEndpoint.url == address, cast(WebhookEndpoint.id, Text) == address)
+    statement = select(WebhookEndpoint).where(mine, called_so).order_by(WebhookEndpoint.id)
+    found: WebhookEndpoint | None = await tx.scalar(statement.limit(1))
+    return found
 
 
 async def register(tx: AsyncSession, endpoint: WebhookEndpoint) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated, Self
 from uuid import UUID
 
@@ -21,7 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
 
 from commerce.accounts.keys import tenant_name
+from commerce.notifications import endpoints
 from commerce.notifications.channels import channel_key
+from commerce.notifications.destinations import UnusableUrlError, normalise
 from commerce.notifications.messages import UnusableMessageError, mailbox, render
 from goodsyard.contracts import Contract
 from goodsyard.job import new_id
@@ -36,13 +40,16 @@ from producers.order_shapes import JobRef
 from producers.problems import ProblemError
 from producers.services import Services, Use
 from producers.tracing import trace_context
-from tasks.contracts import SendChat, SendEmail, Template
+from tasks.contracts import SendChat, SendEmail, SendWebhook, Template
 
 router = APIRouter(prefix="/v1/notifications", tags=["notifications"], route_class=JsonRoute)
 
 Writer = Annotated[Principal, require_scope("notifications:write")]
 
-EMAIL = "email"
+_BUILT_IN = ("email", "webhook")
+
+NOTIFICATION = "notification"
+"""The event that a webhook of this call tells of; an endpoint gets it whatever it asked for."""
 
 Body = Annotated[
     str,
@@ -61,13 +68,13 @@ class NotificationIn(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     channel: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,49}$")] = Field(
-        description="`email`, or one of the channels that the operator named for the tenant.",
+        description="`email`, `webhook`, or one of those that the operator named for the tenant.",
         examples=["email"],
     )
     to: Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f\x7f]{1,320}$")] | None = Field(
         default=None,
-        description="An e-mail address; elsewhere whom the channel reaches, if it asks for one: a "
-        "phone number, say.",
+        description="An e-mail address; of webhooks, the id or the URL of a registered endpoint; "
+        "elsewhere whom the channel reaches, if it asks for somebody: a phone number, say.",
         examples=["ann@example.com"],
     )
     template: Template | None = Field(default=None, description="Filled with `data`.")
@@ -101,8 +108,8 @@ async def notify(
 ) -> Response:
     """Send a notification; `job` is where to follow it.
 
-    A mail arrives at least once, always under the same Message-ID. A text to another channel is
-    sent at most once: where nobody can tell whether it arrived, its job is dead, as `uncertain`.
+    A mail or a webhook arrives at least once, always under the same id. A text to another channel
+    is sent at most once: where nobody can tell whether it arrived, its job is dead, as `uncertain`.
     """
     tenant, job_id = principal.tenant, new_id()
     due: list[str] = []
@@ -121,7 +128,13 @@ async def notify(
 
 async def _contract(tx: AsyncSession, use: Services, tenant: int, body: NotificationIn) -> Contract:
     """Return what is to be done; whatever can be wrong with it is told now, not by the job."""
-    return _mail(body) if body.channel == EMAIL else await _chat(tx, use, tenant, body)
+    match body.channel:
+        case "email":
+            return _mail(body)
+        case "webhook":
+            return await _webhook(tx, tenant, body)
+        case _:
+            return await _chat(tx, use, tenant, body)
 
 
 def _mail(body: NotificationIn) -> SendEmail:
@@ -142,11 +155,38 @@ def _mail(body: NotificationIn) -> SendEmail:
     )
 
 
+async def _webhook(tx: AsyncSession, tenant: int, body: NotificationIn) -> SendWebhook:
+    """Return the webhook to an endpoint that is registered: only such a one shares a secret."""
+    endpoint = await endpoints.find(tx, tenant, _address(body.to or ""))
+    if endpoint is None:
+        raise _wrong("/to", "There is no webhook endpoint with such an id or URL: register it")
+    if endpoint.disabled_at is not None:
+        raise _wrong("/to", f"The endpoint is disabled ({endpoint.disabled_reason}): enable it")
+    subject, text = _words(body)
+    return SendWebhook(
+        endpoint_id=endpoint.id,
+        event=NOTIFICATION,
+        occurred_at=datetime.now(UTC),
+        data={"subject": subject, "body": text, "template": body.template, "data": body.data},
+    )
+
+
+def _address(to: str) -> str:
+    """Return an endpoint's id or URL as it is stored."""
+    with suppress(ValueError):
+        return str(UUID(to))
+    try:
+        # Where it leads to was judged when it was registered, and is again at each call.
+        return normalise(to, allow_private=True)
+    except UnusableUrlError as error:
+        raise _wrong("/to", str(error)) from error
+
+
 async def _chat(tx: AsyncSession, use: Services, tenant: int, body: NotificationIn) -> SendChat:
     whose = await tenant_name(tx, tenant)
     channel = use.channels.find(whose, body.channel)
     if channel is None:
-        there_are = ", ".join([EMAIL, *use.channels.of(whose)])
+        there_are = ", ".join([*_BUILT_IN, *use.channels.of(whose)])
         raise _wrong("/channel", f"There is no such channel; there are {there_are}")
     if (detail := channel.why_not(body.to)) is not None:
         raise _wrong("/to", detail)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
+from sqlalchemy import text
 
+from commerce.notifications import endpoints
 from commerce.notifications.channels import Channels, ChannelSettings
+from commerce.notifications.models import WebhookEndpoint
 from goodsyard.jobs import JobView
 from producers.settings import ApiSettings
-from tasks.contracts import SendChat, SendEmail
+from tasks.contracts import SendChat, SendEmail, SendWebhook
 from tasks.notifications import Chat
 from tests.integration.conftest import Api
 from tests.saga import Sandbox, open_saga
@@ -195,6 +199,70 @@ async def test_a_text_that_may_have_arrived_is_never_sent_again(
     assert len(service.heard) == 1
 
 
+async def endpoint(api: Api, **fields: object) -> WebhookEndpoint:
+    """Have an endpoint registered."""
+    async with api.sessions.begin() as tx:
+        tenant = (
+            await tx.scalars(text("SELECT id FROM commerce.tenant WHERE name = 'shop'"))
+        ).one()
+        made = WebhookEndpoint(
+            tenant=tenant, url="https://shop.example.com/Hooks", events=["job.dead"]
+        )
+        await endpoints.register(tx, made)
+        for name, value in fields.items():
+            setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize("called", ["by its id", "by its URL", "by its URL, otherwise written"])
+async def test_a_webhook_goes_to_an_endpoint_that_is_registered(
+    api: Api, yard: Yard, called: str
+) -> None:
+    registered = await endpoint(api)
+    to = {
+        "by its id": str(registered.id),
+        "by its URL": registered.url,
+        "by its URL, otherwise written": "HTTPS://Shop.Example.COM/Hooks",
+    }[called]
+    job = await accepted(api, {"channel": "webhook", "to": to, **WORDS})
+    ((kind, subject, payload),) = await yard.sql(
+        "SELECT kind, subject, payload FROM goodsyard.job WHERE id = :id", id=job
+    )
+    assert (kind, subject) == (SendWebhook.kind, registered.id)
+    webhook = SendWebhook.model_validate(payload)
+    assert webhook.event == "notification"
+    assert (webhook.data["subject"], webhook.data["body"]) == ("Shelf 7", "is empty")
+
+
+async def test_a_webhook_goes_nowhere_else(api: Api, yard: Yard) -> None:
+    registered = await endpoint(api)
+    theirs = await api.caller("admin", tenant="elsewhere")
+    for headers, to in (
+        ({}, None),
+        ({}, "http://169.254.169.254/latest/meta-data"),
+        ({}, "https://eve.example.com/Hooks"),
+        ({}, "https://shop.example.com/hooks"),
+        ({}, str(uuid4())),
+        (theirs, str(registered.id)),
+        (theirs, registered.url),
+    ):
+        answer = await api.http.post(
+            "/v1/notifications",
+            json={"channel": "webhook", "to": to, **WORDS},
+            headers={**headers, "Idempotency-Key": next(_keys)},
+        )
+        assert answer.status_code == 422, to
+        assert answer.json()["errors"][0]["pointer"] == "#/to"
+    assert await yard.sql("SELECT FROM goodsyard.job") == []
+
+
+async def test_a_webhook_to_an_endpoint_that_is_disabled_is_told_so(api: Api) -> None:
+    gone = await endpoint(api, disabled_at=datetime.now(UTC), disabled_reason="gone")
+    answer = await notify(api, {"channel": "webhook", "to": gone.url, **WORDS})
+    assert answer.status_code == 422
+    assert "disabled (gone)" in answer.json()["errors"][0]["detail"]
+
+
 async def test_a_text_for_a_channel_that_is_gone_is_refused_and_goes_nowhere(
     api: Api, yard: Yard, service: Service
 ) -> None:
@@ -212,7 +280,7 @@ async def test_a_tenant_knows_its_own_channels_only(api: Api) -> None:
     )
     assert answer.status_code == 422
     assert answer.json()["errors"] == [
-        {"pointer": "#/channel", "detail": "There is no such channel; there are email"}
+        {"pointer": "#/channel", "detail": "There is no such channel; there are email, webhook"}
     ]
 
 
