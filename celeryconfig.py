@@ -51,8 +51,6 @@ broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # the default gives up, and exits, after a hundred
 broker_channel_error_retry = True  # READONLY and OOM are weather, not the end
 broker_transport_options = {
-    "visibility_timeout": 900,
-    "unacked_restore_interval": 10,
     "socket_timeout": 5,  # the default waits for ever
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
