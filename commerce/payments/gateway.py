@@ -20,6 +20,7 @@ from pydantic import Field, HttpUrl, SecretStr
 
 from commerce.payments.reconciliation import Period, Sight, Statement
 from commerce.payments.replies import (
+    CALLED_OFF,
     DECLINED_STATUSES,
     FALLEN_THROUGH,
     GIVEN_BACK,
@@ -32,6 +33,7 @@ from commerce.payments.replies import (
     is_of,
     refund_of,
     standing,
+    why_not,
 )
 from commerce.payments.rules import (
     Captured,
@@ -159,7 +161,7 @@ class Gateway:
                 answer = await _answer(self._call_off(payment_id, intent))
                 if not isinstance(answer, Declined):
                     return answer
-        return Declined(DECLINED_STATUSES[found[0].status], found[0].id) if found else None
+        return Declined(why_not(found[0]), found[0].id) if found else None
 
     async def find_refund(self, refund_id: UUID, gateway_id: str) -> GatewayAnswer | None:
         """Look a refund up by our id among those of its charge; ``None`` if there is no trace."""
@@ -179,7 +181,7 @@ class Gateway:
         reply = await self._client.raw_request_async("get", f"/v1/payment_intents/{gateway_id}")
         intent = Found.model_validate(reply.data)
         refunds = await self._newest("/v1/refunds", payment_intent=gateway_id)
-        disputes = await self._newest("/v1/disputes", payment_intent=gateway_id)
+        disputes = await self._disputes(gateway_id)
         return Sight(
             answer=standing(intent),
             charge=charge_of(intent),
@@ -203,6 +205,12 @@ class Gateway:
             charges=[charge_of(intent) for intent in intents if intent.status == "succeeded"],
             refunds=[refund_of(refund) for refund in refunds if refund.status in GIVEN_BACK],
         )
+
+    async def _disputes(self, gateway_id: str) -> list[Found]:
+        try:
+            return await self._newest("/v1/disputes", payment_intent=gateway_id)
+        except stripe.InvalidRequestError:
+            return []  # not every gateway that speaks this protocol has them
 
     async def _search(self, payment_id: UUID) -> list[Found]:
         query = f"metadata['payment_id']:'{payment_id}'"
@@ -261,7 +269,9 @@ class Gateway:
         """Cancel what nobody is there to confirm: it must not be charged one day."""
         address = f"/v1/payment_intents/{intent.id}"
         try:
-            await self._post(f"{address}/cancel", cancel_key(payment_id))
+            await self._post(
+                f"{address}/cancel", cancel_key(payment_id), cancellation_reason=CALLED_OFF
+            )
         except stripe.InvalidRequestError as error:
             if error.http_status != HTTPStatus.BAD_REQUEST:
                 raise

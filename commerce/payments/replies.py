@@ -19,6 +19,9 @@ DECLINED_STATUSES = {
 }
 """Why a charge in this status is none."""
 
+CALLED_OFF = "abandoned"
+"""The ``cancellation_reason`` of charges that we call off; Stripe knows four, this one fits."""
+
 OVER = {"requires_payment_method", "canceled"}
 """What a charge is that nothing can capture any more without a new card."""
 
@@ -44,7 +47,15 @@ class Found(Reply):
     created: int
     payment_intent: str | None = None
     reason: str | None = None
+    cancellation_reason: str | None = None
     metadata: dict[str, str] = {}
+
+
+def why_not(intent: Found) -> str:
+    """Return why a PaymentIntent wasn't charged, as the reason in our books."""
+    if intent.cancellation_reason == CALLED_OFF:
+        return DECLINED_STATUSES["requires_action"]
+    return DECLINED_STATUSES[intent.status]
 
 
 def standing(intent: Found) -> GatewayAnswer:
@@ -52,7 +63,7 @@ def standing(intent: Found) -> GatewayAnswer:
     if intent.status == "succeeded":
         return Captured(intent.id)
     if intent.status in OVER:
-        return Declined(DECLINED_STATUSES[intent.status], intent.id)
+        return Declined(why_not(intent), intent.id)
     return Unclear(f"the gateway says {intent.status}")
 
 

@@ -67,6 +67,9 @@ APPROVED = frozenset(
     )
 )
 
+DISPUTED = frozenset({"pm_card_createDispute"})
+"""Charged, and disputed at once as fraudulent."""
+
 _DECLINED = {
     "chargeDeclined": "generic_decline",
     "chargeDeclinedInsufficientFunds": "insufficient_funds",
@@ -76,6 +79,8 @@ _DECLINED = {
     "chargeDeclinedIncorrectCvc": "incorrect_cvc",
     "chargeDeclinedProcessingError": "processing_error",
     "authenticationRequired": "authentication_required",
+    "threeDSecure2Required": "authentication_required",
+    "threeDSecureRequired": "authentication_required",
 }
 
 # Stripe's pages spell these with the brand and without, and both work there.
@@ -90,4 +95,4 @@ DECLINED = MappingProxyType(
 
 def is_known(payment_method: str) -> bool:
     """Tell whether Stripe has a test payment method of this name."""
-    return payment_method in APPROVED or payment_method in DECLINED
+    return payment_method in APPROVED | DISPUTED | DECLINED.keys()

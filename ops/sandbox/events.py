@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import time
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from types import TracebackType
@@ -68,11 +69,11 @@ class Events:
             await self._http.close()
 
     def announce(self, call: Call) -> None:
-        """Queue the event that tells of a call, if one does."""
-        about = _subject(call)
-        if about is None:
-            return
-        kind, thing = about
+        """Queue the events that tell of a call."""
+        for kind, thing in _told_by(call):
+            self._queue(call, kind, thing)
+
+    def _queue(self, call: Call, kind: str, thing: Mapping[str, object]) -> None:
         event: dict[str, object] = {
             "id": new_id("evt"),
             "object": "event",
@@ -126,14 +127,14 @@ def signature(payload: bytes, secret: bytes, timestamp: int) -> str:
     return f"t={timestamp},v1={digest}"
 
 
-def _subject(call: Call) -> tuple[str, dict[str, object]] | None:
+def _told_by(call: Call) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the kind of each event that a call gives rise to, and the object it is about."""
     if call.refund is not None:
-        return "refund.created", call.refund.as_stripe()
-    if call.intent is None:
-        return None
-    if call.charged:
+        yield "refund.created", call.refund.as_stripe()
+    elif call.intent is not None and call.charged:
         outcome = "succeeded" if call.intent.status == "succeeded" else "payment_failed"
-        return f"payment_intent.{outcome}", call.intent.as_stripe()
-    if call.intent.status == "canceled":
-        return "payment_intent.canceled", call.intent.as_stripe()
-    return None
+        yield f"payment_intent.{outcome}", call.intent.as_stripe()
+        if (dispute := call.intent.dispute()) is not None:
+            yield "charge.dispute.created", dispute
+    elif call.intent is not None and call.intent.status == "canceled":
+        yield "payment_intent.canceled", call.intent.as_stripe()

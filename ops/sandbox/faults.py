@@ -7,6 +7,8 @@
 ``latency``        a call that takes effect does so ``seconds`` (0.5) after it arrived
 ``hang``           the call is held ``seconds`` (30) with its key in use, then the connection drops;
                    nothing is charged
+``requires_action``  the card wants its holder, although the call says that nobody is there: nothing
+                   is charged, and the intent waits to be confirmed
 ``decline``        the card is declined, whichever it is
 ``stored_500``     the call does nothing and is answered 500; its key remembers that answer
 ``charge_then_500``   money moves, the answer is 500, and its key remembers that answer
@@ -34,6 +36,7 @@ Fault = Literal[
     "500",
     "latency",
     "hang",
+    "requires_action",
     "decline",
     "stored_500",
     "charge_then_500",

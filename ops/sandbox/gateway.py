@@ -1,7 +1,8 @@
 """The Stripe subset over HTTP: every call that moves money takes effect once for each key.
 
 ``POST /v1/payment_intents``, ``GET`` of one, of the list and of a search, ``POST …/cancel``,
-``POST`` and ``GET`` of ``/v1/refunds``, and ``GET /v1/events/{id}`` where events are sent.
+``POST`` and ``GET`` of ``/v1/refunds``, ``GET /v1/disputes`` of an intent, and
+``GET /v1/events/{id}`` where events are sent.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Gateway:
             web.post("/v1/refunds", _answering(self._create_refund)),
             web.get("/v1/refunds", _answering(self._list_refunds), allow_head=False),
             web.get("/v1/refunds/{id}", _answering(self._get_refund), allow_head=False),
+            web.get("/v1/disputes", _answering(self._list_disputes), allow_head=False),
             web.get("/v1/events/{id}", _answering(self._get_event), allow_head=False),
             web.route("*", "/v1/{rest:.*}", _answering(_refuse_address)),
         ]
@@ -163,6 +165,21 @@ class Gateway:
             limit=limit + 1,
         )
         return _page(request, limit, found)
+
+    async def _list_disputes(self, request: web.Request) -> web.Response:
+        """List the disputes of one intent: it has one at the most."""
+        _authenticate(request)
+        fields = form.parse(list(request.query.items()))
+        form.refuse_unknown(fields, {"limit", "payment_intent"})
+        intent = self._payments.find_intent(form.required(fields, "payment_intent"))
+        dispute = intent.dispute()
+        page = {
+            "object": "list",
+            "url": request.path,
+            "has_more": False,
+            "data": [dispute] if dispute else [],
+        }
+        return _json(HTTPStatus.OK, page)
 
     async def _search(self, request: web.Request) -> web.Response:
         """Find intents by one entry of their metadata; the rest of Stripe's language is refused."""

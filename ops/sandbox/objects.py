@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ops.sandbox.cards import DECLINES
+from ops.sandbox.cards import DECLINES, DISPUTED
 
 IntentStatus = Literal[
     "requires_payment_method", "requires_confirmation", "requires_action", "succeeded", "canceled"
@@ -89,6 +90,28 @@ class PaymentIntent:
             "status": self.status,
             "transfer_data": None,
             "transfer_group": None,
+        }
+
+    def dispute(self) -> Mapping[str, object] | None:
+        """Return what its holder's bank says against it, if it does, as Stripe has disputes.
+
+        https://docs.stripe.com/api/disputes/object
+        """
+        if self.status != "succeeded" or self.payment_method not in DISPUTED:
+            return None
+        return {
+            "id": f"dp_{str(self.charge_id).removeprefix('ch_')}",
+            "object": "dispute",
+            "amount": self.amount,
+            "charge": self.charge_id,
+            "created": self.created,
+            "currency": self.currency,
+            "is_charge_refundable": False,
+            "livemode": False,
+            "metadata": {},
+            "payment_intent": self.id,
+            "reason": "fraudulent",
+            "status": "needs_response",
         }
 
     def as_card_error(self) -> dict[str, object]:

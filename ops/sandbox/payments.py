@@ -110,7 +110,9 @@ class Payments:
     def _confirm(self, request: Request, intent: PaymentIntent, payment_method: str) -> Call:
         declined = DECLINED.get(payment_method)
         customer_is_here = not form.flag(request.form, "off_session")
-        if declined == AUTHENTICATION_REQUIRED.decline_code and customer_is_here:
+        if self._faults.take("requires_action") is not None or (
+            declined == AUTHENTICATION_REQUIRED.decline_code and customer_is_here
+        ):
             return request.answered(intent=replace(intent, status="requires_action"))
         if self._faults.take("decline") is not None:
             declined = declined or GENERIC.decline_code
