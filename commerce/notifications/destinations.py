@@ -10,6 +10,7 @@ reach nothing of ours that has a public address: no program can know those.
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -122,7 +123,7 @@ def refuse_private(address: str) -> None:
     """
     if not is_public(address):
         message = f"{address} is not a public address: no webhook is sent there"
-        raise ForbiddenAddressError(message)
+        raise ForbiddenAddressError(errno.EACCES, message)
 
 
 async def look_up(url: str) -> None:
@@ -140,7 +141,7 @@ async def look_up(url: str) -> None:
         for _, _, _, _, (address, *_) in found:
             refuse_private(str(address))
     except ForbiddenAddressError as error:
-        raise UnusableUrlError(str(error)) from error
+        raise UnusableUrlError(error.strerror) from error
     except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
         message = f"the host {parsed.raw_host} could not be found: {type(error).__name__} {error}"
         raise UnusableUrlError(message) from error

@@ -39,10 +39,10 @@ MOST_PATIENCE_SECONDS = 86_400.0
 """The longest ``Retry-After`` that is heeded."""
 
 _SAYS_WHEN = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-_UNPRINTABLE = re.compile(r"[^ -~\u00a0-\ud7ff\ue000-\ufffd]+")
+_UNPRINTABLE = re.compile(r"[^!-~\u00a1-\ud7ff\ue000-\ufffd]+")
 # Keys and tokens of ours and of others, the secrets of webhooks, numbers of cards.
 _SECRET = re.compile(
-    r"(?i)(bearer\s+|gy_live_|whsec_|[sr]k_(live|test)_)[\w.~+/=-]+|\b(\d[ -]?){13,19}\b"
+    r"(?i)(bearer\s+|gy_live_|whsec_|[sr]k_(live|test)_)[\w.~+/=-]+|\b\d([ -]?\d){12,18}\b"
 )
 
 
