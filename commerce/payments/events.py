@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from uuid import UUID
 
 import stripe
 from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError
@@ -75,9 +76,12 @@ class Event(BaseModel):
         return thing.id if thing.object == "payment_intent" else thing.payment_intent
 
     @property
-    def payment_id(self) -> str:
+    def payment_id(self) -> UUID | None:
         """Our name for it, where it carries one: a hint as well."""
-        return (self.data.object.metadata or {}).get("payment_id", "")
+        try:
+            return UUID((self.data.object.metadata or {}).get("payment_id", ""))
+        except ValueError:
+            return None
 
     def is_news(self, state: PaymentState, *, is_charging: bool) -> bool:
         """Whether the gateway may know what our books don't.

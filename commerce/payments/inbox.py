@@ -31,7 +31,7 @@ _ABOUT = text("""
              AS is_charging
       FROM commerce.payment p
      WHERE p.gateway_id = :charge
-        OR p.id = CASE WHEN pg_input_is_valid(:payment, 'uuid') THEN CAST(:payment AS uuid) END
+        OR p.id = :payment
      ORDER BY p.gateway_id = :charge DESC NULLS LAST
      LIMIT 1
 """)
