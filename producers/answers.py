@@ -15,7 +15,12 @@ class JsonAnswer(Response):
 
     def render(self, content: Any) -> bytes:  # noqa: ANN401 - Response's own signature
         """Serialise ``content``."""
-        return orjson.dumps(content, option=orjson.OPT_UTC_Z)
+        return dumps(content)
+
+
+def dumps(content: object) -> bytes:
+    """Return ``content`` as answers have it."""
+    return orjson.dumps(content, option=orjson.OPT_UTC_Z)
 
 
 def no_content() -> Response:

@@ -16,9 +16,11 @@ from commerce.accounts.profiles import Profiles
 from commerce.accounts.tokens import Tokens
 from commerce.notifications.channels import Channels
 from commerce.notifications.signing import WebhookSettings
+from commerce.orders.top_customers import TopCustomers
 from commerce.payments.events import EventSettings
 from goodsyard import doorbell
 from goodsyard.breaker import Breaker
+from goodsyard.cache import CacheService
 from goodsyard.database import Sessions, open_engine, session_factory
 from goodsyard.doorbell import Doorbell
 from goodsyard.results import Results
@@ -45,7 +47,9 @@ class Services:
     intake: Intake
     news: News
     results: Results
+    cache: CacheService
     profiles: Profiles
+    top_customers: TopCustomers
     passwords: Passwords
     keys: KeyRing
     tokens: Tokens
@@ -68,7 +72,8 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
     sessions, bell = session_factory(engine), Doorbell(client)
     submission = Submission(sessions, bell)
     tokens = Tokens(settings.secret_key)
-    limits, results, profiles = Breaker("rate limit"), Breaker("results"), Breaker("users")
+    limits, results, caching = Breaker("rate limit"), Breaker("results"), Breaker("cache")
+    cache = CacheService(client, caching)
     services = Services(
         sessions=sessions,
         redis=client,
@@ -77,7 +82,9 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         intake=Intake(submission),
         news=News(client),
         results=Results(sessions, client, results),
-        profiles=Profiles(sessions, client, profiles),
+        cache=cache,
+        profiles=Profiles(sessions, cache),
+        top_customers=TopCustomers(sessions, cache),
         passwords=Passwords(),
         keys=KeyRing(sessions, tokens),
         tokens=tokens,
@@ -89,7 +96,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         events=settings,
         failures_rate=RateLimit(client, "failures", Rate.parse(settings.api_failures_rate), limits),
         sign_in_rate=RateLimit(client, "sign-in", Rate.parse(settings.api_sign_in_rate), limits),
-        metrics=Metrics([limits, results, profiles]),
+        metrics=Metrics([limits, results, caching]),
         channels=Channels(settings),
     )
     listening = asyncio.create_task(services.news.run())

@@ -1,9 +1,4 @@
-"""Users as they are shown, read through Redis; one who was erased isn't shown from a cache.
-
-An erasure leaves a tombstone in Redis, and a reader only fills in where there is nothing: so a
-read that began before the erasure can't put the person back. If Redis was away when the tombstone
-was due, a copy lives on for ``TTL_SECONDS`` at the most.
-"""
+"""Users as they are shown, read through the cache; one who was erased isn't shown from it."""
 
 from __future__ import annotations
 
@@ -11,17 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-import redis.asyncio
 from pydantic import TypeAdapter
 
 from commerce.accounts.models import User
 from commerce.accounts.users import find_user
-from goodsyard.breaker import Breaker
+from goodsyard.cache import CacheService
 from goodsyard.database import Sessions
 
 TTL_SECONDS = 60
-
-_TOMBSTONE = ""
+"""Users hardly ever change: it is how long one is worth Redis's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +39,23 @@ def profile_of(user: User) -> Profile:
 class Profiles:
     """Reads users, from Redis where it has them."""
 
-    def __init__(self, sessions: Sessions, client: redis.asyncio.Redis, breaker: Breaker) -> None:
-        """Read from ``sessions`` through ``client``."""
+    def __init__(self, sessions: Sessions, cache: CacheService) -> None:
+        """Read from ``sessions`` through ``cache``."""
         self._sessions = sessions
-        self._redis = client
-        self._breaker = breaker
+        self._cache = cache
 
     async def read(self, tenant: int, user_id: UUID) -> Profile | None:
         """Return a user of the tenant, or ``None`` if there is none (any more)."""
-        key = _key(tenant, user_id)
-        kept = await self._breaker.ask(lambda: self._redis.get(key), None)
-        if kept is not None:
-            return None if kept == _TOMBSTONE else _as_json.validate_json(kept)
-        async with self._sessions.begin() as tx:
-            user = await find_user(tx, tenant, user_id)
-        if user is None:
-            return None
-        profile = profile_of(user)
-        value = _as_json.dump_json(profile)
-        await self._breaker.ask(lambda: self._redis.set(key, value, ex=TTL_SECONDS, nx=True), None)
-        return profile
 
-    async def bury(self, tenant: int, user_id: UUID) -> None:
-        """Say that a user was erased; call it after the commit."""
-        await self._breaker.ask(
-            lambda: self._redis.set(_key(tenant, user_id), _TOMBSTONE, ex=TTL_SECONDS), None
-        )
+        async def compute() -> str | None:
+            async with self._sessions.begin() as tx:
+                user = await find_user(tx, tenant, user_id)
+            return None if user is None else _as_json.dump_json(profile_of(user)).decode()
+
+        kept = await self._cache.read(profile_key(tenant, user_id), TTL_SECONDS, compute)
+        return None if kept is None else _as_json.validate_json(kept)
 
 
-def _key(tenant: int, user_id: UUID) -> str:
-    return f"goodsyard:user:{tenant}:{user_id}"
+def profile_key(tenant: int, user_id: UUID) -> str:
+    """Return where the cache keeps a user: whoever changes one does so ``changing`` it."""
+    return f"user:{tenant}:{user_id}"

@@ -27,6 +27,7 @@ SCOPES = frozenset(
         "jobs:admin",
         "queues:read",
         "limits:read",
+        "reports:read",
     }
 )
 """Every scope but those of the form ``jobs:submit:KIND``."""

@@ -14,6 +14,8 @@ from commerce.models import Base
 from commerce.orders.rules import OrderStatus
 from goodsyard.job import new_id
 
+_STATUS = Enum(OrderStatus, name="order_status", values_callable=lambda e: [s.value for s in e])
+
 
 class Order(Base, kw_only=True):
     """An order; what it reserved follows from its lines and its status."""
@@ -27,15 +29,16 @@ class Order(Base, kw_only=True):
     total: Mapped[int] = mapped_column(BigInteger)
     payment_method: Mapped[str]
     details: Mapped[dict[str, JsonValue]] = mapped_column("metadata", JSONB)
-    status: Mapped[OrderStatus] = mapped_column(
-        Enum(OrderStatus, name="order_status", values_callable=lambda e: [s.value for s in e]),
-        default=OrderStatus.PENDING,
-    )
+    status: Mapped[OrderStatus] = mapped_column(_STATUS, default=OrderStatus.PENDING)
     reason: Mapped[str | None] = mapped_column(default=None)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     amount_refunded: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime] = mapped_column(FetchedValue(), init=False)
     updated_at: Mapped[datetime] = mapped_column(FetchedValue(), init=False)
+    listed_as: Mapped[OrderStatus] = mapped_column(
+        _STATUS, FetchedValue(), init=False, deferred=True
+    )
+    """See ``rules.listed_as``; only to look for, by index."""
 
 
 class OrderLine(Base, kw_only=True):

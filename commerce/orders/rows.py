@@ -96,6 +96,12 @@ _MOVE = text("""
      WHERE o.id = m.id AND o.id = ANY(CAST(:ids AS uuid[]))
 """)
 
+# xmin is the transaction that wrote the row as it is: whatever changes the row changes it, too.
+_FINAL_VERSION = text("""
+    SELECT xmin::text FROM commerce.orders
+     WHERE tenant = :tenant AND id = :id AND status NOT IN ('pending', 'reserved')
+""")
+
 _REQUEST_CANCEL = text("UPDATE commerce.orders SET cancel_requested = true WHERE id = :id")
 
 _ADD_REFUNDED = text("""
@@ -182,6 +188,16 @@ async def lines_of(tx: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, list[Ord
     for line in await tx.scalars(statement):
         lines[line.order_id].append(line)
     return lines
+
+
+async def final_version(tx: AsyncSession, tenant: int, order_id: UUID) -> str | None:
+    """Return what tells this version of a final order from every later one.
+
+    Returns:
+        ``None`` if the tenant has no such order, or it is still under way.
+    """
+    version: str | None = await tx.scalar(_FINAL_VERSION, {"tenant": tenant, "id": order_id})
+    return version
 
 
 async def of_tenant(tx: AsyncSession, tenant: int, ids: Sequence[UUID]) -> dict[UUID, Order]:

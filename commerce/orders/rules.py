@@ -34,6 +34,11 @@ class OrderStatus(StrEnum):
 FINAL = frozenset(OrderStatus) - {OrderStatus.PENDING, OrderStatus.RESERVED}
 
 
+def listed_as(status: OrderStatus) -> OrderStatus:
+    """Return under which status the index has an order: one under way as pending all the time."""
+    return status if status in FINAL else OrderStatus.PENDING
+
+
 class Line(NamedTuple):
     """One line of an order; several may name the same SKU."""
 

@@ -33,6 +33,7 @@ from producers.order_reads import (
     look_at_order,
     page_of_orders,
     read_orders,
+    read_whole_order,
 )
 from producers.order_shapes import (
     AcceptedOrder,
@@ -166,13 +167,16 @@ async def read_order(
     request: Request, order_id: OwnOrder, principal: Reader, use: Use, wait: Wait = 0
 ) -> Response:
     """Read an order; with `wait`, once it is final or blocked by a dead job, or time is up."""
-    with use.news.watch(order_id) as watch:
-        document = await use.news.last_look(
-            request,
-            watch,
-            lambda: look_at_order(use.sessions, principal.tenant, order_id, watch),
-            wait,
-        )
+    if wait:
+        with use.news.watch(order_id) as watch:
+            document = await use.news.last_look(
+                request,
+                watch,
+                lambda: look_at_order(use.sessions, principal.tenant, order_id, watch),
+                wait,
+            )
+    else:
+        document = await read_whole_order(use.sessions, use.cache, principal.tenant, order_id)
     if document is None:
         raise not_found(f"order {order_id}")
     return JsonAnswer(document)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from commerce.accounts.models import User
 from commerce.accounts.people import LastAdminError, find_person, set_role
-from commerce.accounts.profiles import Profile, profile_of
+from commerce.accounts.profiles import Profile, profile_key, profile_of
 from commerce.accounts.roles import Role
 from commerce.accounts.tokens import Identity
 from commerce.accounts.users import (
@@ -23,6 +23,7 @@ from commerce.accounts.users import (
     find_user,
     holder_of,
 )
+from commerce.orders.top_customers import top_customers_key
 from goodsyard.interventions import record
 from goodsyard.job import new_id
 from producers import problems
@@ -214,8 +215,9 @@ async def change_role(user_id: UUID, body: RoleIn, principal: Admin, use: Use) -
 )
 async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
     """Erase everything personal about a user; the orders and the ledger keep a bare number."""
+    shown = profile_key(principal.tenant, user_id), top_customers_key(principal.tenant)
     try:
-        async with use.sessions.begin() as tx:
+        async with use.cache.changing(*shown), use.sessions.begin() as tx:
             erased = await erase_user(tx, principal.tenant, user_id)
             if erased:
                 await record(tx, principal.actor, "user.erase", [str(user_id)])
@@ -226,7 +228,6 @@ async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
     if not erased:
         raise not_found(f"user {user_id}")
     use.keys.forget_person(Identity(principal.tenant, user_id))
-    await use.profiles.bury(principal.tenant, user_id)
     return no_content()
 
 

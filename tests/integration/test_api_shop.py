@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import event, text
 
+from commerce.accounts.profiles import profile_key
 from commerce.accounts.users import find_user
 from tests.integration.conftest import Api, order_for
 
@@ -88,16 +89,19 @@ async def test_an_erased_user_is_gone_from_everywhere_but_the_row(api: Api) -> N
 
 async def test_a_read_that_began_before_the_erasure_brings_nobody_back(api: Api) -> None:
     user = UUID(await api.user())
-    profiles = api.services.profiles
     async with api.sessions.begin() as tx:
         tenant = (await tx.scalars(text("SELECT tenant FROM commerce.users"))).one()
-        assert await find_user(tx, tenant, user)  # the reader has the row in hand ...
-    assert (await api.http.delete(f"/v1/users/{user}")).status_code == 204
-    key = f"goodsyard:user:{tenant}:{user}"
-    assert not await api.services.redis.set(
-        key, "what it read", nx=True
-    )  # ... and keeps it to itself
-    assert await profiles.read(tenant, user) is None
+
+    async def read_slowly() -> str:
+        async with api.sessions.begin() as tx:
+            assert await find_user(tx, tenant, user)  # the reader has the row in hand ...
+        assert (await api.http.delete(f"/v1/users/{user}")).status_code == 204
+        return "what it read"
+
+    # ... and keeps it to itself
+    assert await api.services.cache.read(profile_key(tenant, user), 60, read_slowly)
+    assert await api.services.profiles.read(tenant, user) is None
+    assert (await api.http.get(f"/v1/users/{user}")).status_code == 404
 
 
 async def test_a_user_with_orders_under_way_is_not_erased(api: Api) -> None:
