@@ -61,7 +61,6 @@ FAULTS: Mapping[int, str] = MappingProxyType(
 
 ELSEWHERE: Mapping[int, str] = MappingProxyType(
     {
-        28: "not yet: Goodsyard has no inbound webhooks before they come with the payments API",
         41: "`make soak`: [soak.txt](soak.txt)",
     }
 )

@@ -209,7 +209,9 @@ class Gateway:
     async def _disputes(self, gateway_id: str) -> list[Found]:
         try:
             return await self._newest("/v1/disputes", payment_intent=gateway_id)
-        except stripe.InvalidRequestError:
+        except stripe.StripeError as error:
+            if error.http_status != HTTPStatus.NOT_FOUND:
+                raise
             return []  # not every gateway that speaks this protocol has them
 
     async def _search(self, payment_id: UUID) -> list[Found]:
