@@ -92,6 +92,21 @@ NOT_FOUND = _define(
 METHOD_NOT_ALLOWED = _define(
     "method-not-allowed", 405, "Not this method here", "The header Allow lists those that work."
 )
+MALFORMED_REQUEST = _define(
+    "malformed-request",
+    400,
+    "This is not HTTP/1.1",
+    "Nothing was read. The line, the headers or the framing of the request broke RFC 9112.",
+)
+REQUEST_TOO_SLOW = _define(
+    "request-too-slow",
+    408,
+    "The request took too long to begin",
+    "Send the request's line and headers within ten seconds.",
+)
+HEADERS_TOO_LARGE = _define(
+    "headers-too-large", 431, "The headers are too large", "They are limited to 32 KiB together."
+)
 BODY_TOO_SLOW = _define(
     "body-too-slow", 408, "The body took too long", "Send the whole body within ten seconds."
 )

@@ -10,6 +10,9 @@ import sys
 from contextlib import ExitStack, suppress
 
 import uvicorn
+from fastapi import FastAPI
+
+from producers.protocol import BoundedProtocol
 
 LAST_CALL_SECONDS = 1.0
 """How long an open connection may take to say what was on its way when we were told to end."""
@@ -71,15 +74,22 @@ class DrainingServer(uvicorn.Server):
         return protocol
 
 
-def serve(host: str, port: int) -> None:
-    """Serve the API until SIGTERM or SIGINT; exits with a status if it can't start."""
-    config = uvicorn.Config(
-        "producers.app:create_app",
-        factory=True,
+def configuration(app: FastAPI | str, host: str, port: int) -> uvicorn.Config:
+    """Return how the API is served.
+
+    Args:
+        app: the application, or the name of what makes it.
+        host: the address to listen on.
+        port: 0 for a free one.
+    """
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -87,7 +97,11 @@ def serve(host: str, port: int) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = DrainingServer(config)
+
+
+def serve(host: str, port: int) -> None:
+    """Serve the API until SIGTERM or SIGINT; exits with a status if it can't start."""
+    server = DrainingServer(configuration("producers.app:create_app", host, port))
     with suppress(KeyboardInterrupt):  # how Uvicorn passes a SIGINT on, once all is closed
         server.run()
     if not server.started:
