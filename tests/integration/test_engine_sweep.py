@@ -10,12 +10,14 @@ from uuid import uuid4
 
 import pytest
 import redis.asyncio
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import dispatch, doorbell, heartbeat, sweeper
 from goodsyard.claims import Delivery
 from goodsyard.dispatch import Chunk
 from goodsyard.heartbeat import Worker
 from goodsyard.interventions import Actor, pause_queue
+from goodsyard.submit import Staged, stage
 from tests.yard import NOTES, TENANT, Ask, Note, Yard, until
 from workers import broker, publisher
 from workers.publisher import Envelope
@@ -47,6 +49,25 @@ def listener() -> Listener:
 @pytest.fixture
 def sweep(yard: Yard, client: redis.asyncio.Redis, listener: Listener) -> Sweep:
     return Sweep(yard.sessions, client, yard.bell, [Note, Ask], listener)
+
+
+async def test_a_chore_is_done_at_once_and_not_again_before_its_time(
+    yard: Yard, client: redis.asyncio.Redis, listener: Listener
+) -> None:
+    """It stages a job in a transaction that is committed, and its kind is woken."""
+    done = 0
+
+    async def chore(tx: AsyncSession) -> list[str]:
+        nonlocal done
+        done += 1
+        await stage(tx, [Staged(TENANT, Note())])
+        return [Note.kind]
+
+    sweep = Sweep(yard.sessions, client, yard.bell, [Note, Ask], listener, chores=[chore])
+    for _ in range(3):
+        await sweep.run_once()
+    assert (done, listener.woken) == (1, {Note.kind})
+    assert len(await yard.dispatch()) == 1
 
 
 async def register(yard: Yard, *queues: str) -> None:
