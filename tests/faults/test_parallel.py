@@ -299,6 +299,42 @@ def test_stock_that_is_counted_while_it_is_sold_is_never_below_what_was_promised
     assert kept(shop) == PRICE * shop.outcomes()["paid"]
 
 
+def test_opposing_transfers_at_once_lose_nothing_and_never_wait_in_a_circle(
+    system: System, shop: Shop, post: Post, http: httpx.Client, urls: list[str]
+) -> None:
+    def opened(code: str, **fields: object) -> str:
+        answer = post("/accounts", {"code": code, "currency": "EUR", **fields}, code)
+        assert answer.status_code == 201, answer.text
+        account: str = answer.json()["id"]
+        return account
+
+    def transfer(payer: str, payee: str, amount: int, key: str) -> httpx.Response:
+        body = {"from_account": payer, "to_account": payee, "amount": amount, "currency": "EUR"}
+        return post("/transfers", body, key)
+
+    world, ann, ben, eve = (opened("world", may_overdraw=True), *map(opened, ("ann", "ben", "eve")))
+    for number, account in enumerate((ann, ben, eve)):
+        assert transfer(world, account, 100, f"funds-{number}").status_code == 201
+    began = system.postgres.log.stat().st_size
+    ways = [(ann, ben), (ben, ann), (ben, eve), (eve, ben), (eve, ann), (ann, eve)]
+    moves = [
+        partial(transfer, *way, 30, f"move-{turn}-{number}")
+        for turn in range(8)
+        for number, way in enumerate(ways)
+    ]
+    assert codes(at_once(moves)).keys() <= {201, CONFLICT}
+
+    balances = [
+        http.get(f"{urls[0]}/v1/accounts/{account}").json()["balance"]["amount"]
+        for account in (ann, ben, eve)
+    ]
+    assert sum(balances) == 300
+    assert min(balances) >= 0
+    [euros] = http.get(f"{urls[1]}/v1/reports/trial-balance").json()["currencies"]
+    assert euros["balanced"], euros
+    assert system.postgres.log.read_bytes()[began:].count(b"deadlock detected") == 0
+
+
 def crowd(calls: Sequence[Callable[[], httpx.Response]]) -> list[httpx.Response]:
     """Make all the calls, ten at a time."""
     with ThreadPoolExecutor(10) as pool:
