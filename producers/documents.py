@@ -15,20 +15,14 @@ from producers.idempotency import HEADER
 from producers.order_shapes import BulkOrderIn
 from producers.problems import MEDIA_TYPE, Problem, ProblemType, refusals
 
-_EVERYWHERE = (
-    problems.UNAUTHENTICATED,
-    problems.MISSING_SCOPE,
-    problems.RATE_LIMITED,
-    problems.INTERNAL,
-    problems.UNAVAILABLE,
-)
+_EVERYWHERE = (problems.INTERNAL, problems.UNAVAILABLE)
+_OF_ADMISSION = (problems.UNAUTHENTICATED, problems.MISSING_SCOPE)
 _OF_BODIES = (
-    problems.MALFORMED_JSON,
     problems.BODY_TOO_SLOW,
     problems.BODY_TOO_LARGE,
     problems.UNSUPPORTED_MEDIA_TYPE,
-    problems.VALIDATION,
 )
+_OF_JSON = (problems.MALFORMED_JSON, problems.VALIDATION)
 _OF_PARAMETERS = {
     "path": (problems.NOT_FOUND,),
     "query": (problems.VALIDATION,),
@@ -86,12 +80,15 @@ def _tell_refusals(path: str, operation: dict[str, Any]) -> None:
 
 
 def _shared(path: str, operation: dict[str, Any]) -> Iterator[ProblemType]:
+    yield from _EVERYWHERE
     if path.startswith(f"{VERSIONED}/"):
-        yield from _EVERYWHERE
-    else:
-        yield from (problems.INTERNAL, problems.UNAVAILABLE)
+        yield problems.RATE_LIMITED
+    if "security" in operation:
+        yield from _OF_ADMISSION
     if "requestBody" in operation:
         yield from _OF_BODIES
+        if "application/json" in operation["requestBody"]["content"]:
+            yield from _OF_JSON
     for source in {
         parameter["in"]
         for parameter in operation.get("parameters", ())

@@ -42,6 +42,16 @@ class StoredKey:
         return fits and (self.expires_at is None or datetime.now(UTC) < self.expires_at)
 
 
+@dataclass(frozen=True, slots=True)
+class KeyNote:
+    """What may be shown of a key."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    expires_at: datetime | None
+
+
 _TENANT = text("""
     WITH made AS (
         INSERT INTO commerce.tenant (name) VALUES (:name) ON CONFLICT (name) DO NOTHING
@@ -59,6 +69,12 @@ _REVOKE = text("""
      WHERE id = :id AND revoked_at IS NULL
        AND tenant = coalesce(CAST(:tenant AS int), tenant)
     RETURNING id
+""")
+
+_LIST = text("""
+    SELECT id, name, scopes, expires_at FROM commerce.api_key
+     WHERE tenant = :tenant AND revoked_at IS NULL
+     ORDER BY created_at, id
 """)
 
 _TENANT_NAME = text("SELECT name FROM commerce.tenant WHERE id = :id")
@@ -164,6 +180,11 @@ async def revoke_api_key(tx: AsyncSession, key_id: str, *, tenant: int | None = 
         Whether there was such a key, not yet revoked.
     """
     return await tx.scalar(_REVOKE, {"id": key_id, "tenant": tenant}) is not None
+
+
+async def list_api_keys(tx: AsyncSession, tenant: int) -> list[KeyNote]:
+    """Return what may be shown of a tenant's keys that aren't revoked, the oldest first."""
+    return [KeyNote(*row) for row in await tx.execute(_LIST, {"tenant": tenant})]
 
 
 async def find_api_key(tx: AsyncSession, key_id: str) -> StoredKey | None:

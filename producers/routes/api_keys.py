@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
-from commerce.accounts.keys import issue_api_key, new_key_id, revoke_api_key
+from commerce.accounts.keys import issue_api_key, list_api_keys, new_key_id, revoke_api_key
 from commerce.accounts.scopes import SCOPE_PATTERN, UnknownScopeError, check_scopes
 from goodsyard.interventions import record
 from producers.answers import JsonAnswer, no_content
@@ -83,6 +84,21 @@ async def issue(body: KeyIn, key: AcceptedKey, principal: Admin, use: Use) -> Re
             await record(tx, principal.actor, "api_key.issue", [key_id])
     location = f"/v1/api-keys/{document['id']}"
     return JsonAnswer(document, 201, {"Location": location, **replayed(holder)})
+
+
+class KeysOut(BaseModel):
+    """All keys that aren't revoked."""
+
+    data: list[KeyOut]
+    next_cursor: None = None
+
+
+@router.get("", response_model=KeysOut, response_model_exclude_unset=True)
+async def list_all(principal: Admin, use: Use) -> Response:
+    """List the keys that aren't revoked, the oldest first; what opens anything isn't kept."""
+    async with use.sessions.begin() as tx:
+        keys = await list_api_keys(tx, principal.tenant)
+    return JsonAnswer({"data": [asdict(key) for key in keys], "next_cursor": None})
 
 
 @router.delete("/{key_id}", status_code=204)

@@ -57,6 +57,9 @@ CALLS = [
     ("GET", "/v1/limits", "limits:read"),
     ("PUT", "/v1/limits/payments.charge", "admin"),
     ("POST", "/v1/api-keys", "admin"),
+    ("GET", "/v1/api-keys", "admin"),
+    ("GET", "/v1/users/0198a6b0-0000-7000-8000-000000000000/role", "admin"),
+    ("PUT", "/v1/users/0198a6b0-0000-7000-8000-000000000000/role", "admin"),
 ]
 
 
@@ -89,6 +92,29 @@ async def test_a_key_is_made_shown_once_and_revoked(api: Api) -> None:
     async with api.sessions.begin() as tx:
         stored = (await tx.execute(text("SELECT k::text FROM commerce.api_key k"))).scalars().all()
     assert not any(made.json()["key"][-20:] in row for row in stored)
+
+
+async def test_keys_are_listed_without_what_opens_anything(api: Api) -> None:
+    made = await api.http.post("/v1/api-keys", json={"name": "till", "scopes": ["stock:read"]})
+    await api.caller("admin", tenant="elsewhere")
+    keys = (await api.http.get("/v1/api-keys")).json()
+    assert keys["next_cursor"] is None
+    assert [key["name"] for key in keys["data"]] == ["admin of tests", "till"]
+    assert keys["data"][1] == {k: v for k, v in made.json().items() if k != "key"}
+    await api.http.delete(made.headers["Location"])
+    assert len((await api.http.get("/v1/api-keys")).json()["data"]) == 1
+
+
+async def test_no_key_makes_one_that_may_do_more_than_itself(api: Api) -> None:
+    for scopes in (["users:write"], ["jobs:admin", "limits:read"]):
+        bearer = await api.caller(*scopes)
+        answer = await api.http.post(
+            "/v1/api-keys", json={"name": "more", "scopes": scopes}, headers=bearer
+        )
+        assert (answer.status_code, answer.json()["scope"]) == (403, "admin")
+    spared = {"name": "spared", "scopes": ["admin"], "unlimited": True}
+    answer = await api.http.post("/v1/api-keys", json=spared)
+    assert answer.json()["errors"][0]["pointer"] == "#/unlimited"
 
 
 async def test_a_key_with_a_scope_that_does_not_exist_is_refused(api: Api) -> None:
