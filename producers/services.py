@@ -80,7 +80,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         doorbell=bell,
         submission=submission,
         intake=Intake(submission),
-        news=News(client),
+        news=News(client, sessions),
         results=Results(sessions, client, results),
         cache=cache,
         profiles=Profiles(sessions, cache),

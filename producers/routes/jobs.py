@@ -48,6 +48,7 @@ from producers.pagination import page
 from producers.problems import ProblemError, not_found
 from producers.services import Services, Use
 from producers.tracing import trace_context
+from producers.waiting import LOOK_AGAIN_SECONDS
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
@@ -219,7 +220,11 @@ async def _events(
     told: object = None
     with use.news.watch(job_id) as watch:
         async for document in use.news.looks(
-            request, watch, lambda: _look(use, tenant, job_id), STREAM_SECONDS
+            request,
+            watch,
+            lambda: _look(use, tenant, job_id),
+            STREAM_SECONDS,
+            every=LOOK_AGAIN_SECONDS,  # a job that begins to run is a state to tell, and no news
         ):
             if document is None:
                 return

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from goodsyard.doorbell import Doorbell
 from producers.waiting import LOOK_AGAIN_SECONDS
@@ -36,6 +38,22 @@ async def _waiting(api: Api, *ids: str) -> None:
         # Requests run on this very loop: whenever they yield is when there is something to see.
         while not all(news.is_awaited(UUID(one)) for one in ids):  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+@contextmanager
+def _statements(api: Api) -> Iterator[list[str]]:
+    """Collect what the API asks Postgres meanwhile."""
+    statements: list[str] = []
+    engine = api.services.sessions.kw["bind"].sync_engine
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
 
 
 async def _accepted(api: Api) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,6 +141,47 @@ async def test_waiters_hold_no_connections(api: Api) -> None:
         Doorbell(api.services.redis).ring(changed=[UUID(order["id"])])
     answers = await asyncio.gather(*waits)
     assert {answer.json()["status"] for answer in answers} == {"rejected"}
+
+
+async def test_waiters_cost_no_statement_while_nothing_happens(api: Api) -> None:
+    accepted = [await _accepted(api) for _ in range(3)]
+    waits = [
+        asyncio.create_task(api.http.get(accepted[n % 3][0]["href"], params={"wait": 30}))
+        for n in range(500)
+    ]
+    news = api.services.news
+    async with asyncio.timeout(20):
+        while news.waiters < len(waits):  # noqa: ASYNC110 - see `_waiting`
+            await asyncio.sleep(0)
+    with _statements(api) as statements:
+        for _ in range(3):
+            await news.look_once()
+    ours = [statement for statement in statements if "awaited" in statement]
+    assert statements == ours, statements
+    assert len(ours) - 3 in {0, 1}  # the process's own look may have come in between
+    for order, _ in accepted:
+        await _execute(api, _SET, status="paid", id=UUID(order["id"]))
+    await news.look_once()
+    answers = await asyncio.gather(*waits)
+    assert {answer.json()["status"] for answer in answers} == {"paid"}
+
+
+async def test_lost_news_of_each_kind_are_found_in_one_look(api: Api) -> None:
+    (paid, paying), (blocked, dead), (_, done) = [await _accepted(api) for _ in range(3)]
+    hrefs = [paid["href"], blocked["href"], done["href"], paying["href"]]
+    waits = [asyncio.create_task(api.http.get(href, params={"wait": 30})) for href in hrefs]
+    await _waiting(api, paid["id"], blocked["id"], done["id"], paying["id"])
+    await _execute(api, _SET, status="paid", id=UUID(paid["id"]))
+    await _execute(api, _KILL, id=UUID(dead["id"]))
+    await _execute(api, _FINISH, id=UUID(done["id"]))
+    await api.services.news.look_once()
+    async with asyncio.timeout(LOOK_AGAIN_SECONDS / 2):
+        ended = await asyncio.gather(*waits[:3])
+    assert ended[0].json()["status"] == "paid"
+    assert ended[1].json()["blocked_by"]["job"] == dead["id"]
+    assert ended[2].json()["state"] == "succeeded"
+    assert api.services.news.is_awaited(UUID(paying["id"]))
+    waits[3].cancel()
 
 
 async def test_a_job_is_waited_for_and_its_result_kept(api: Api) -> None:
