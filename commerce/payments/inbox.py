@@ -1,4 +1,8 @@
-"""The inbox: each of the gateway's events is taken in once, however often it is delivered."""
+"""The inbox: an event that makes us ask the gateway does so once, however often it is delivered.
+
+Those that tell what our books have leave no row: they would change nothing the next time either,
+unless they have become news by then.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.payments.events import Event
 from commerce.payments.rules import PaymentState
+from goodsyard.database import Sessions, in_time
 
 # Stripe delivers an event again for three days ("Automatic retries", docs.stripe.com/webhooks), and
 # by hand for thirty. Each new one takes some old ones along, so that nobody has to clean up.
@@ -52,10 +57,17 @@ async def take_in(tx: AsyncSession, event: Event) -> bool:
     return await tx.scalar(_TAKE_IN, parameters) is not None
 
 
-async def payment_about(tx: AsyncSession, event: Event) -> About | None:
-    """Return the payment that an event is about, whosever it is; ``None`` if it is none of ours."""
+async def payment_about(sessions: Sessions, event: Event) -> About | None:
+    """Return the payment that an event is about, whosever it is; ``None`` if it is none of ours.
+
+    One round trip and no transaction: there is an event of every charge, and nearly all of them
+    tell what our books have.
+    """
+    if event.charge is None:
+        return None
     parameters = {"charge": event.charge, "payment": event.payment_id}
-    row = (await tx.execute(_ABOUT, parameters)).one_or_none()
+    async with in_time(), sessions.committing() as connection:
+        row = (await connection.execute(_ABOUT, parameters)).one_or_none()
     if row is None:
         return None
     return About(row.id, row.tenant, PaymentState(row.state), row.is_charging)

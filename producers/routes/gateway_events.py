@@ -10,11 +10,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel
-from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
 
 from commerce.payments.events import BadSignatureError, Event, read_event
 from commerce.payments.inbox import payment_about, take_in
+from goodsyard.database import Sessions
 from goodsyard.submit import Staged, stage
 from producers import problems
 from producers.answers import JsonAnswer
@@ -62,19 +62,19 @@ async def take_event(
         refuse_excess(allowance)
         detail = f"Nothing was taken in: {error}."
         raise ProblemError(problems.BAD_SIGNATURE, detail) from error
-    if event is not None:
-        async with use.sessions.begin() as tx:
-            rings = await take_in(tx, event) and await _ask_about(tx, event)
-        if rings:
-            use.doorbell.ring(due=[RefreshPayment.kind])
+    if event is not None and await _ask_about(event, use.sessions):
+        use.doorbell.ring(due=[RefreshPayment.kind])
     return JsonAnswer({"received": True})
 
 
-async def _ask_about(tx: AsyncSession, event: Event) -> bool:
+async def _ask_about(event: Event, sessions: Sessions) -> bool:
     """Have the gateway asked, if it may know what our books don't; return whether it is."""
-    about = await payment_about(tx, event) if event.charge else None
+    about = await payment_about(sessions, event)
     if about is None or not event.is_news(about.state, is_charging=about.is_charging):
         return False
     contract = RefreshPayment(payment_id=about.payment_id, gateway_id=str(event.charge))
-    await stage(tx, [Staged(about.tenant, contract)])
-    return True
+    async with sessions.begin() as tx:
+        is_first = await take_in(tx, event)
+        if is_first:
+            await stage(tx, [Staged(about.tenant, contract)])
+    return is_first

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -15,10 +16,11 @@ import pytest
 from pydantic import SecretStr
 
 from commerce.payments import inbox
+from goodsyard.submit import Staged, stage
 from ops.sandbox.events import signature
 from producers.app import create_app
 from producers.settings import ApiSettings
-from tasks.contracts import ChargePayment, RefreshPayment
+from tasks.contracts import ChargePayment, ReconcilePayments, RefreshPayment
 from tests.integration.conftest import Api
 from tests.integration.till import Document, Till, open_till
 from tests.saga import VISA, Booking, Sandbox
@@ -106,7 +108,7 @@ async def asked(till: Till) -> int:
 
 
 async def test_only_what_the_gateway_signed_within_five_minutes_is_taken_in(till: Till) -> None:
-    body = event("payment_intent.succeeded", {"id": "pi_1", "object": "payment_intent"})
+    body = event("refund.created", await refund_by_hand(till, await till.charged(), 1))
     good = signature(body, SECRET.encode(), int(time.time()))
     for answer in (
         await send(till, body, secret=GUESSED),
@@ -119,7 +121,7 @@ async def test_only_what_the_gateway_signed_within_five_minutes_is_taken_in(till
         await send(till, b"\xff", secret=SECRET),
     ):
         assert (answer.status_code, answer.json()["type"]) == (400, "/problems/bad-signature")
-    assert await till.saga.yard.sql("SELECT id FROM commerce.inbox") == []
+    assert (await asked(till), await till.saga.yard.sql("SELECT id FROM commerce.inbox")) == (0, [])
     for answer in (
         await send(till, body),
         await send(till, body, secret=OLD_SECRET),
@@ -127,7 +129,7 @@ async def test_only_what_the_gateway_signed_within_five_minutes_is_taken_in(till
         await send(till, body, at=+290),
     ):
         assert answer.status_code == 200, answer.text
-    assert len(await till.saga.yard.sql("SELECT id FROM commerce.inbox")) == 1
+    assert await asked(till) == len(await till.saga.yard.sql("SELECT id FROM commerce.inbox")) == 1
 
 
 async def test_who_guesses_signatures_is_slowed_down_and_the_gateway_is_not(till: Till) -> None:
@@ -315,8 +317,10 @@ async def test_an_inbox_empties_itself_of_what_no_one_delivers_any_more(till: Ti
         "INSERT INTO commerce.inbox SELECT 'evt_old_' || n, 'x', now() - n * interval '1 day'"
         " FROM generate_series(1, 60) AS n"
     )
+    payment = await till.charged()
+    refund = await refund_by_hand(till, payment, 1)
     for _ in range(3):
-        await send(till, event("customer.created", {"id": "cus_1"}))
+        await send(till, event("refund.created", refund))
     ((oldest, rows),) = await till.saga.yard.sql(
         "SELECT max(now() - received_at) < interval '41 days', count(*) FROM commerce.inbox"
     )
@@ -336,3 +340,25 @@ async def test_the_payment_of_an_event_is_found_by_index(till: Till) -> None:
     rows = await till.saga.yard.sql(f"EXPLAIN {query}")
     plan = "\n".join(row[0] for row in rows)
     assert "Seq Scan on payment" not in plan, plan
+
+
+async def test_a_refund_made_at_the_gateway_and_told_is_no_difference_to_a_reconciliation(
+    till: Till,
+) -> None:
+    payment = await till.charged()
+    refund = await refund_by_hand(till, payment, 500)
+
+    async def unknown_refunds() -> set[str]:
+        now = datetime.now(UTC)
+        period = ReconcilePayments(since=now - timedelta(hours=1), until=now + timedelta(hours=1))
+        staged = Staged(till.saga.tenant, period)
+        async with till.saga.yard.sessions.begin() as tx:
+            await stage(tx, [staged])
+        await till.saga.finish()
+        report = (await till.get(f"/v1/jobs/{staged.id}"))["result"]["refunds"]
+        differing = [*report["gateway_only"], *(pair["gateway"] for pair in report["otherwise"])]
+        return {refund["gateway_id"] for refund in differing}
+
+    assert refund["id"] in await unknown_refunds()
+    await told(till, "refund.created", refund)
+    assert refund["id"] not in await unknown_refunds()
