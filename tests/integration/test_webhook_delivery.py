@@ -271,6 +271,22 @@ async def test_an_endpoint_that_fails_is_spared_and_asked_by_one(
     assert await states(endpoint) == {"succeeded": health.TRIP_AFTER + 8}
 
 
+async def test_of_all_processes_one_may_try_an_endpoint_that_is_spared(
+    saga: Saga, endpoint: Endpoint
+) -> None:
+    await saga.yard.sql("UPDATE commerce.webhook_endpoint SET spared_until = now()")
+    key = (saga.tenant, endpoint.id)
+    may = []
+    async with saga.yard.sessions.begin() as one, saga.yard.sessions.begin() as other:
+        for tx in (one, other):
+            routes = await endpoints.find_routes(await tx.connection(), [key])
+            may.append(routes[key].is_probe)
+    async with saga.yard.sessions.begin() as late:
+        routes = await endpoints.find_routes(await late.connection(), [key])
+        may.append(routes[key].is_probe)
+    assert may == [True, False, False]
+
+
 async def test_an_endpoint_that_failed_for_days_is_disabled(
     saga: Saga, endpoint: Endpoint, receiver: Receiver
 ) -> None:
