@@ -131,6 +131,12 @@ OPEN_ORDERS = _define(
     "The user has orders under way",
     "Wait until they have ended, or cancel them, and delete the user then.",
 )
+MAIL_UNDER_WAY = _define(
+    "mail-under-way",
+    409,
+    "A mail to the user is being sent",
+    "Nothing was erased. Repeat the request after Retry-After seconds: the mail is out by then.",
+)
 BELOW_RESERVED = _define(
     "below-reserved",
     409,

@@ -34,7 +34,7 @@ _BY_USERNAME = text("""
 """)
 
 _LOCK = text("""
-    SELECT id FROM commerce.users
+    SELECT email FROM commerce.users
      WHERE tenant = :tenant AND id = :id AND erased_at IS NULL
        FOR UPDATE
 """)
@@ -97,11 +97,12 @@ async def find_user(tx: AsyncSession, tenant: int, user_id: UUID) -> User | None
     return None if user is None or user.erased_at is not None else user
 
 
-async def erase_user(tx: AsyncSession, tenant: int, user_id: UUID) -> bool:
+async def erase_user(tx: AsyncSession, tenant: int, user_id: UUID) -> str | None:
     """Forget everything personal about a user and keep the row for the ledger.
 
     Returns:
-        Whether there was such a user.
+        The address they had, so that it can be forgotten elsewhere too; ``None`` if there was no
+        such user.
 
     Raises:
         OpenOrdersError: the user has orders under way; nothing was erased.
@@ -109,10 +110,11 @@ async def erase_user(tx: AsyncSession, tenant: int, user_id: UUID) -> bool:
     """
     whose = {"tenant": tenant, "id": user_id}
     await require_another_admin(tx, tenant, user_id)
-    if await tx.scalar(_LOCK, whose) is None:
-        return False
+    address: str | None = await tx.scalar(_LOCK, whose)
+    if address is None:
+        return None
     # A statement of its own: it sees the orders of those who had the lock before us.
     if await tx.scalar(_HAS_OPEN_ORDERS, whose):
         raise OpenOrdersError
     await tx.execute(_ERASE, whose)
-    return True
+    return address

@@ -36,6 +36,7 @@ from producers.order_shapes import Document, OrderPage
 from producers.pagination import PageQuery
 from producers.problems import ProblemError, not_found
 from producers.services import Services, Use
+from tasks.erasure import MailUnderWayError, forget_mails
 
 router = APIRouter(prefix="/v1/users", tags=["users"], route_class=JsonRoute)
 
@@ -211,21 +212,27 @@ async def change_role(user_id: UUID, body: RoleIn, principal: Admin, use: Use) -
 @router.delete(
     "/{user_id:uuid}",
     status_code=204,
-    responses=problems.refusals(problems.OPEN_ORDERS, problems.LAST_ADMIN),
+    responses=problems.refusals(problems.OPEN_ORDERS, problems.MAIL_UNDER_WAY, problems.LAST_ADMIN),
 )
 async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
-    """Erase everything personal about a user; the orders and the ledger keep a bare number."""
+    """Erase everything personal about a user; the orders and the ledger keep a bare number.
+
+    Mails that wait for them are called off, and those that were sent lose address and content.
+    """
     shown = profile_key(principal.tenant, user_id), top_customers_key(principal.tenant)
     try:
         async with use.cache.changing(*shown), use.sessions.begin() as tx:
-            erased = await erase_user(tx, principal.tenant, user_id)
-            if erased:
+            address = await erase_user(tx, principal.tenant, user_id)
+            if address is not None:
+                await forget_mails(tx, principal.tenant, address)
                 await record(tx, principal.actor, "user.erase", [str(user_id)])
     except OpenOrdersError as error:
         raise ProblemError(problems.OPEN_ORDERS) from error
     except LastAdminError as error:
         raise ProblemError(problems.LAST_ADMIN) from error
-    if not erased:
+    except MailUnderWayError as error:
+        raise ProblemError(problems.MAIL_UNDER_WAY, headers={"Retry-After": "2"}) from error
+    if address is None:
         raise not_found(f"user {user_id}")
     use.keys.forget_person(Identity(principal.tenant, user_id))
     return no_content()

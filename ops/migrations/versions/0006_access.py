@@ -24,7 +24,14 @@ CREATE INDEX users_sign_in_username ON commerce.users (username)
 CREATE INDEX users_admins ON commerce.users (tenant, id) WHERE role = 'admin';
 """
 
+# Who is erased is found in the history of mails, and in no other kind's.
+MAILS = """
+CREATE INDEX job_done_mail_to ON goodsyard.job_done (tenant, lower(payload ->> 'to'))
+    WHERE kind = 'notifications.email';
+"""
+
 NO_ACCESS = """
+DROP INDEX goodsyard.job_done_mail_to;
 DROP INDEX commerce.users_admins;
 DROP INDEX commerce.users_sign_in_username;
 DROP INDEX commerce.users_sign_in_email;
@@ -34,8 +41,9 @@ ALTER TABLE commerce.tenant DROP COLUMN plan;
 
 
 def upgrade() -> None:
-    """Give users roles and tenants plans."""
+    """Give users roles and tenants plans; let mails be found by whom they went to."""
     op.execute(ACCESS)
+    op.execute(MAILS)
 
 
 def downgrade() -> None:
