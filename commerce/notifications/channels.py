@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
@@ -156,7 +156,7 @@ class Channels:
 
     def __init__(self, settings: ChannelSettings | None = None) -> None:
         """Have those of the settings; none without."""
-        addresses: Mapping[str, Any] = settings.notification_channels if settings else {}
+        addresses = settings.notification_channels if settings else {}
         self._channels = {name: Channel(name, at) for name, at in addresses.items()}
 
     def find(self, tenant: str, name: str) -> Channel | None:

@@ -42,7 +42,7 @@ class Service:
 
     port: int = 0
     status: int = 200
-    heard: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    heard: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # Any: JSON
 
     async def hear(self, request: web.Request) -> web.Response:
         self.heard.append((request.path, await request.json()))

@@ -271,7 +271,7 @@ async def test_mails_at_once_have_a_connection_each_and_later_ones_none_of_their
     assert server.connections == 4
 
 
-async def test_a_server_that_is_away_or_silent_is_asked_again_later() -> None:
+async def test_a_server_that_is_away_is_asked_again_later() -> None:
     async with serving() as server:
         pass
     async with mailing(server, "smtp") as mailer:
