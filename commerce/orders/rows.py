@@ -179,6 +179,8 @@ async def add_refunded(tx: AsyncSession, order_id: UUID, amount: int) -> None:
 
 async def lines_of(tx: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, list[OrderLine]]:
     """Return the lines of orders, by order, in one statement however many there are."""
+    if not ids:
+        return {}
     statement = (
         select(OrderLine)
         .where(OrderLine.order_id.in_(ids))

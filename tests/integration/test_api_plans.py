@@ -27,7 +27,9 @@ _ORDERS = """
         INSERT INTO commerce.orders (id, tenant, user_id, currency, total, payment_method,
                                      status)
         SELECT uuidv7(make_interval(secs => n - :rows)), 1, (SELECT id FROM commerce.users LIMIT 1),
-               'EUR', 1, 'pm_card_visa', 'paid'
+               'EUR', 1, 'pm_card_visa',
+               CASE n WHEN 7 THEN 'reserved' WHEN 8 THEN 'refunded' ELSE 'paid'
+                END::commerce.order_status
           FROM generate_series(1, :rows) AS n
         RETURNING id)
     INSERT INTO commerce.order_line (order_id, line_no, tenant, sku, quantity, unit_amount)
@@ -86,6 +88,9 @@ async def test_no_list_reads_through_the_history(api: Api, database_url: str) ->
         ("/v1/jobs", {"queue": "orders", "state": "cancelled"}),
         ("/v1/orders", {}),
         ("/v1/orders", {"status": "paid"}),
+        ("/v1/orders", {"status": "reserved"}),
+        ("/v1/orders", {"status": "refunded"}),
+        ("/v1/orders", {"status": "payment_failed"}),
         ("/v1/orders", {"user_id": user}),
         (f"/v1/users/{user}/orders", {}),
     ):
@@ -113,3 +118,46 @@ async def test_what_a_single_read_asks_is_a_seek(api: Api, database_url: str) ->
         assert "Seq Scan on job " not in plan, plan
         assert "Seq Scan on job_done" not in plan, plan
         assert "Seq Scan on orders" not in plan, plan
+
+
+async def test_a_rare_status_is_found_without_reading_past_the_others(
+    api: Api, database_url: str
+) -> None:
+    await _fill(api)
+    for status, rows in (("reserved", 1), ("refunded", 1), ("cancelled", 0), ("pending", 1)):
+        with _queries(api) as queries:
+            page = (await api.http.get("/v1/orders", params={"status": status})).json()
+        assert len(page["data"]) == rows
+        plan = _plan(database_url, *queries[0])
+        assert "orders_listed" in plan, plan
+        assert "listed_as = " in plan, plan
+
+
+async def test_orders_come_with_their_lines_in_as_many_queries_for_one_as_for_a_hundred(
+    api: Api,
+) -> None:
+    user = await api.user()
+    counts = []
+    for more in (1, 99):
+        for _ in range(more):
+            await api.submit(order_for(user))
+        for path, params in ((f"/v1/users/{user}/orders", {}), ("/v1/orders", {"user_id": user})):
+            await api.http.get(path, params={**params, "limit": 200})  # whoever asks is known now
+            with _queries(api) as queries:
+                page = (await api.http.get(path, params={**params, "limit": 200})).json()
+            assert all(order["lines"] for order in page["data"])
+            counts.append((len(page["data"]), len(queries)))
+    assert counts == [(1, 2), (1, 2), (100, 2), (100, 2)]
+
+
+async def test_top_customers_of_a_small_tenant_do_not_read_the_history_of_a_big_one(
+    api: Api, database_url: str
+) -> None:
+    await _fill(api)
+    small = await api.caller("admin", tenant="elsewhere")
+    with _queries(api) as queries:
+        answer = await api.http.get("/v1/reports/top-customers", headers=small)
+        assert answer.json()["data"] == []
+    plan = _plan(database_url, *queries[0])
+    assert "Seq Scan on orders" not in plan, plan
+    assert "Index Cond: (tenant = " in plan, plan
