@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.accounts.keys import create_api_key, find_api_key, revoke_api_key, split_api_key
+from commerce.accounts.plans import PLANS, set_plan
 from commerce.accounts.scopes import ADMIN, UnknownScopeError
 from goodsyard.database import open_engine, session_factory
 from ops.errors import CommandError, DatabaseSilentError, one_line
@@ -61,6 +62,19 @@ async def revoke_key(database_url: str, key: str) -> str:
         if not await revoke_api_key(tx, key_id):
             raise CommandError(f"There is no key {key_id}, or it was revoked before.")
     return key_id
+
+
+async def put_on_plan(database_url: str, tenant: str, plan: str) -> None:
+    """Put a tenant on another plan.
+
+    Raises:
+        CommandError: there is no such plan or tenant, or the database doesn't answer.
+    """
+    if plan not in PLANS:
+        raise CommandError(f"There is no plan {plan}: there are {', '.join(PLANS)}.")
+    async with transaction(database_url) as tx:
+        if not await set_plan(tx, tenant, plan):
+            raise CommandError(f"There is no tenant {tenant}; its first API key makes it.")
 
 
 async def database_time(database_url: str) -> datetime:

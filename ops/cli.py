@@ -34,6 +34,8 @@ app = _App(
 
 api_key = typer.Typer(help="Make and revoke keys to the API, straight in the database.")
 app.add_typer(api_key, name="api-key")
+tenant = typer.Typer(help="Choose what a tenant may ask for, straight in the database.")
+app.add_typer(tenant, name="tenant")
 app.add_typer(remote_cli.jobs, name="jobs")
 app.add_typer(remote_cli.queues, name="queues")
 app.add_typer(remote_cli.limits, name="limits")
@@ -223,6 +225,26 @@ def revoke_key(
         show.as_json({"revoked": key_id})
     else:
         typer.echo(f"Revoked {key_id}")
+
+
+@tenant.command("plan")
+def set_plan(
+    name: Annotated[str, typer.Argument(metavar="TENANT")],
+    plan: Annotated[str, typer.Argument(help="free, standard or unlimited.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Put a tenant on another plan: the API's rates for it hold within seconds."""
+    import asyncio
+
+    from goodsyard.settings import EngineSettings, load
+    from ops import admin, show
+
+    asyncio.run(admin.put_on_plan(str(load(EngineSettings).database_url), name, plan))
+    if as_json:
+        show.as_json({"tenant": name, "plan": plan})
+    else:
+        typer.echo(f"{name} is on the plan {plan}")
 
 
 @app.command()

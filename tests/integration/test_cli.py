@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from commerce.accounts.keys import find_api_key, split_api_key
+from commerce.accounts.keys import create_api_key, find_api_key, split_api_key
 from goodsyard.database import Sessions
 from ops.embedded.ports import free_port
 
@@ -52,6 +52,25 @@ async def test_an_api_key_is_printed_once_and_of_no_use_once_revoked(
     again = _goodsyard("api-key", "revoke", key_id, **settings)
     assert again.returncode == 1
     assert again.stderr == f"goodsyard: There is no key {key_id}, or it was revoked before.\n"
+
+
+async def test_a_tenant_is_put_on_a_plan_there_is(
+    database_url: str, redis_url: str, sessions: Sessions
+) -> None:
+    settings = {"GOODSYARD_DATABASE_URL": database_url, "GOODSYARD_REDIS_URL": redis_url}
+    async with sessions.begin() as tx:
+        key = split_api_key(await create_api_key(tx, "shop", "tests", ["orders:read"]))
+    assert key is not None
+    put = _goodsyard("tenant", "plan", "shop", "free", "--json", **settings)
+    assert json.loads(put.stdout) == {"tenant": "shop", "plan": "free"}
+    async with sessions.begin() as tx:
+        stored = await find_api_key(tx, key[0])
+    assert stored is not None
+    assert stored.plan == "free"
+    for wrong in (("shop", "gold"), ("nobody", "free")):
+        refused = _goodsyard("tenant", "plan", *wrong, **settings)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("goodsyard: There is no ")
 
 
 def test_a_missing_setting_is_named_with_a_good_value() -> None:
