@@ -92,25 +92,22 @@ async def _send_again(
     tx: AsyncSession, actor: Actor, endpoint: UUID, jobs: Sequence[JobView]
 ) -> list[UUID]:
     """Revive what is dead; of what was delivered, stage a copy that bears its id."""
-    copies = {job.id: _copy_of(job) for job in jobs}
+    events = {job.id: _event_of(job) for job in jobs}
     dead = [job.id for job in jobs if job.state is JobState.DEAD]
-    revived = [copies[job.id] for job in await retry_jobs(tx, actor, dead)]
-    delivered = {
-        copies[job.id].id: copies[job.id] for job in jobs if job.state is JobState.SUCCEEDED
-    }
-    staged = [delivered[job] for job in await stage(tx, list(delivered.values()))]
-    ids = [UUID(str(copy.unique_key)) for copy in (*revived, *staged)]
+    revived = [events[job.id] for job in await retry_jobs(tx, actor, dead)]
+    copies = [_copy_of(job) for job in jobs if job.state is JobState.SUCCEEDED]
+    staged = await stage(tx, copies)
+    ids = revived + [UUID(str(copy.unique_key)) for copy in copies if copy.id in staged]
     await record(tx, actor, "webhook.replay", [str(endpoint)], {"events": len(ids)})
     return ids
 
 
+def _event_of(job: JobView) -> UUID:
+    return UUID(str(job.payload.get("message_id") or job.id))
+
+
 def _copy_of(job: JobView) -> Staged:
-    payload = SendWebhook.model_validate(job.payload)
-    event = payload.message_id or job.id
+    event = _event_of(job)
+    payload = SendWebhook.model_validate(job.payload).model_copy(update={"message_id": event})
     # Live under its key once at a time: two replays at the same moment send it once.
-    return Staged(
-        job.tenant,
-        payload.model_copy(update={"message_id": event}),
-        unique_key=str(event),
-        parent_id=job.id,
-    )
+    return Staged(job.tenant, payload, unique_key=str(event), parent_id=job.id)
