@@ -18,7 +18,8 @@ from goodsyard.cache import CacheService
 from goodsyard.database import Sessions
 
 TTL_SECONDS = 60
-"""How old the report may be: it reads all paid orders of a tenant, half a second for a million."""
+"""How old the report may be. It reads all paid orders of the tenant: of a million, in a second or
+two on two busy cores, by one parallel scan; a small tenant's are found by index."""
 
 MOST = 100
 """Customers of each currency in the report; whoever asks for fewer gets the first of these."""
