@@ -1,7 +1,8 @@
 """Reads and adds single rows of a tenant; another tenant's row is as good as absent.
 
-For chunks of jobs there are set-wise statements in each ``rows`` module instead: an object a row
-would cost more there than the business it does.
+Whatever is looked at, listed or added by itself goes through here. What locks, changes or compares
+is a statement of its own beside the rule it carries out, and for chunks of jobs there are set-wise
+ones in each ``rows`` module: an object a row would cost more there than the business it does.
 """
 
 from __future__ import annotations

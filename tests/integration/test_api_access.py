@@ -55,6 +55,7 @@ CALLS = [
     ("GET", "/v1/queues", "queues:read"),
     ("POST", "/v1/queues/orders/pause", "admin"),
     ("GET", "/v1/limits", "limits:read"),
+    ("GET", "/v1/reports/top-customers", "reports:read"),
     ("PUT", "/v1/limits/payments.charge", "admin"),
     ("POST", "/v1/api-keys", "admin"),
     ("GET", "/v1/api-keys", "admin"),
