@@ -24,6 +24,7 @@ pytestmark = pytest.mark.faults
 
 PRICE = 1_499
 CONFLICT = 409
+AGAIN = {"/problems/request-in-flight", "/problems/unavailable"}
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +44,16 @@ Post = Callable[[str, object, str], httpx.Response]
 
 @pytest.fixture
 def post(http: httpx.Client, urls: list[str]) -> Post:
-    """POST to one API or the other, again under the same key while an equal call is in flight."""
+    """POST to one API or the other, again under the same key where the answer says so.
+
+    An equal call may be in flight; or others hold the order's lock for longer than one may wait.
+    """
 
     def send(path: str, body: object, key: str) -> httpx.Response:
         for turn in range(200):
             url = urls[(crc32(key.encode()) + turn) % len(urls)]
             answer = http.post(f"{url}/v1{path}", json=body, headers={"Idempotency-Key": key})
-            if problem(answer) != "/problems/request-in-flight":
+            if problem(answer) not in AGAIN:
                 return answer
         raise AssertionError(f"{path} is still being carried out")
 
