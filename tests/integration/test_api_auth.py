@@ -280,6 +280,11 @@ async def test_the_last_admin_stays_one_however_many_go_at_once(api: Api) -> Non
     assert sorted(codes) == [200, 200, 204, 409] or sorted(codes) == [200, 204, 204, 409]
     refused = next(answer for answer in demoted if answer.status_code == 409)
     assert refused.json()["type"] == "/problems/last-admin"
+    last, _ = people[codes.index(409)]
+    kept = await api.http.put(f"/v1/users/{last}/role", json={"role": "support"})
+    assert (kept.status_code, kept.json()["type"]) == (409, "/problems/last-admin")
+    assert (await api.http.delete(f"/v1/users/{last}")).status_code == 409
+    assert (await api.http.get(f"/v1/users/{last}/role")).json()["role"] == "admin"
 
 
 async def test_a_customer_meets_nobody_elses_things_at_any_address(api: Api) -> None:
