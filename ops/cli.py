@@ -131,7 +131,8 @@ def migrate() -> None:
 
 
 @app.command()
-def sandbox(
+def sandbox(  # noqa: PLR0913 - an option each
+    *,
     host: Host = "127.0.0.1",
     port: Port = 8090,
     smtp_port: Port = 8025,
@@ -140,6 +141,10 @@ def sandbox(
     ),
     events_url: Annotated[
         str | None, typer.Option(help="Where signed events go; none are sent without it.")
+    ] = None,
+    events_of: Annotated[
+        list[str] | None,
+        typer.Option(help="The beginning of the types that go there, as refund.; all without it."),
     ] = None,
 ) -> None:
     """Run the payment gateway and mail sink for development."""
@@ -151,7 +156,7 @@ def sandbox(
         from ops.settings import SandboxSettings
 
         secret = load(SandboxSettings).gateway_webhook_secret.get_secret_value()
-        events = EventTarget(events_url, secret)
+        events = EventTarget(events_url, secret, tuple(events_of or [""]))
     main(port, smtp_port, folder, host=host, events=events)
 
 

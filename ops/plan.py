@@ -150,13 +150,18 @@ class Plan:
             "sandbox",
             *("--port", str(http), "--smtp-port", str(smtp)),
             *("--folder", str(self._sandbox_folder)),
-            *(
-                ("--events-url", f"{self.api_url}/v1/gateway/events")
-                if self._sandbox_is_gateway
-                else ()
-            ),
+            *(self._events_wanted if self._sandbox_is_gateway else ()),
         )
         return [sandbox] if self._sandbox_is_used else []
+
+    @property
+    def _events_wanted(self) -> list[str]:
+        """What happens at the gateway without us; how our own calls ended, their answers say."""
+        families = ("charge.dispute.", "charge.refund", "refund.")
+        return [
+            *("--events-url", f"{self.api_url}/v1/gateway/events"),
+            *(argument for family in families for argument in ("--events-of", family)),
+        ]
 
     @property
     def workers(self) -> list[Program]:

@@ -33,10 +33,17 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EventTarget:
-    """Where signed events go, and the webhook secret they are signed with."""
+    """Where signed events go, the webhook secret they are signed with, and which are wanted.
+
+    Args:
+        url: the endpoint.
+        secret: starts with ``whsec_``.
+        families: beginnings of the types it has asked for, as ``charge.dispute.``.
+    """
 
     url: str
     secret: str
+    families: tuple[str, ...] = ("",)
 
 
 class Events:
@@ -45,6 +52,7 @@ class Events:
     def __init__(self, target: EventTarget) -> None:
         self._url = target.url
         self._secret = target.secret.encode()
+        self._families = target.families
         self._kept: OrderedDict[str, dict[str, object]] = OrderedDict()
         self._due: asyncio.Queue[dict[str, object]] = asyncio.Queue()
         self._senders: list[asyncio.Task[None]] = []
@@ -88,7 +96,8 @@ class Events:
         self._kept[str(event["id"])] = event
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        self._due.put_nowait(event)
+        if kind.startswith(self._families):
+            self._due.put_nowait(event)
 
     def find(self, event_id: str) -> dict[str, object] | None:
         """Return one of the newest events."""
