@@ -24,9 +24,10 @@ from producers.problems import ProblemError, not_found, pointer
 RETRY_AFTER_SECONDS = "2"
 """What a client is asked to wait while Postgres is away: it restarts in about as long."""
 
-# insufficient resources (disk, memory, connections); statement timeout; lock timeout;
-# serialization failure; deadlock: all over with nothing kept, all worth another try.
-_PASSING = ("53", "57014", "55P03", "40001", "40P01")
+# insufficient resources (disk, memory, connections); statement timeout. Over with nothing kept, and
+# worth another try, as the next: lock timeout; serialization failure; deadlock.
+_PASSING = ("53", "57014")
+_CONFLICTS = ("55P03", "40001", "40P01")
 
 _log = structlog.get_logger(__name__)
 
@@ -38,6 +39,8 @@ def problem_of(error: Exception) -> ProblemError:
             return error
         case KeyInFlightError():
             return ProblemError(problems.IN_FLIGHT, headers={"Retry-After": "1"})
+        case DBAPIError() if _state(error).startswith(_CONFLICTS):
+            return ProblemError(problems.BUSY, headers={"Retry-After": "1"})
         case PoolTimeoutError() | DBAPIError() if _is_passing(error):
             _log.warning("postgres.away", error=f"{type(error).__name__}: {error}")
             return ProblemError(problems.UNAVAILABLE, headers={"Retry-After": RETRY_AFTER_SECONDS})
@@ -49,8 +52,11 @@ def problem_of(error: Exception) -> ProblemError:
 def _is_passing(error: Exception) -> bool:
     if isinstance(error, PoolTimeoutError) or is_outage(error):
         return True
-    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-    return state.startswith(_PASSING)
+    return _state(error).startswith(_PASSING)
+
+
+def _state(error: Exception) -> str:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
 
 def install(app: FastAPI) -> None:

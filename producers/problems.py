@@ -236,6 +236,13 @@ UNAVAILABLE = _define(
     "Nothing was accepted, unless the outage hit its confirmation: repeat the request under the "
     "same Idempotency-Key after Retry-After seconds.",
 )
+BUSY = _define(
+    "busy",
+    503,
+    "Others are changing the same thing",
+    "Nothing was done: other requests, or jobs, held what this is about for too long. Repeat the "
+    "request under the same Idempotency-Key after Retry-After seconds.",
+)
 
 TYPES: Mapping[str, ProblemType] = _types
 """All of them, by name."""
