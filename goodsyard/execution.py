@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import claims, settlement
+from goodsyard import claims, settlement, turns
 from goodsyard.calls_out import CallsOut
 from goodsyard.claims import Claimed, Delivery
 from goodsyard.contracts import Contract
@@ -242,7 +242,7 @@ class Executor:
         kind, abreast = handler.contract.kind, handler.contract.policy.abreast
         if abreast is None:
             return job, await _in_time(handler.call(job))
-        async with self._turns.take(kind, abreast) as is_ours:
+        async with self._turns.take(kind, abreast, turns.TURN_SECONDS) as is_ours:
             if not is_ours:
                 return Snooze(row.run_at)  # due as before: it keeps its place in the line
             return job, await _in_time(handler.call(job))

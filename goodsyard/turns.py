@@ -19,9 +19,7 @@ class Turns:
         self._kinds: dict[str, asyncio.Semaphore] = {}
 
     @asynccontextmanager
-    async def take(
-        self, kind: str, abreast: int, seconds: float = TURN_SECONDS
-    ) -> AsyncIterator[bool]:
+    async def take(self, kind: str, abreast: int, seconds: float) -> AsyncIterator[bool]:
         """Wait until a call of ``kind`` may begin; tells whether it may, or has waited too long.
 
         Args:

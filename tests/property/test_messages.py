@@ -13,7 +13,7 @@ from commerce.notifications.messages import UnusableMessageError, compose, rende
 
 HEADERS = {
     "content-type", "mime-version", "message-id", "date", "from", "to", "subject",
-    "content-transfer-encoding",
+    "content-transfer-encoding", "auto-submitted",
 }  # fmt: skip
 
 anything = st.text(st.characters(codec="utf-8"), max_size=200)
