@@ -96,8 +96,19 @@ check: install ## format, lint, types, import rules
 	@$(VENV)/bin/deptry .
 
 .PHONY: audit
-audit: install ## ask for known vulnerabilities in what is locked
-	@$(VENV)/bin/pip-audit --strict --progress-spinner off --require-hashes --disable-pip --requirement $(LOCK)
+audit: install ## look for secrets in what git tracks, then ask for known vulnerabilities in what is locked
+	@$(MAKE) --no-print-directory secrets
+	@$(VENV)/bin/pip-audit --strict --progress-spinner off --require-hashes --disable-pip --requirement $(LOCK) || { \
+	  echo "No word that what is locked is sound: it has known vulnerabilities, or nobody could be asked; see above." >&2; \
+	  exit 1; }
+
+# Status 3 says that what is known has moved within its file, which the baseline has followed by itself.
+# What isn't a secret: detect-secrets scan --baseline .secrets.baseline; detect-secrets audit .secrets.baseline
+.PHONY: secrets
+secrets: install ## look for keys and passwords in what git tracks; FILES names others
+	@files=$$($(if $(FILES),echo $(FILES),git ls-files)) && \
+	  { $(VENV)/bin/detect-secrets-hook --baseline .secrets.baseline $$files || [ $$? -eq 3 ]; } && \
+	  echo "No secret that isn't known, in $$(echo $$files | wc -w) files."
 
 # --system-certs: the certificates this machine trusts, as pip and the browser do.
 COMPILE = $(VENV)/bin/uv pip compile --quiet --system-certs --universal --python-version 3.11 \
