@@ -110,7 +110,7 @@ async def test_a_url_that_leads_to_ourselves_is_refused_when_it_is_registered(ur
         await look_up(normalise(url, allow_private=False))
 
 
-async def test_a_host_that_can_not_be_found_in_time_is_refused(
+async def test_a_host_that_is_not_found_yet_will_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("commerce.notifications.destinations.LOOKUP_SECONDS", 0.01)
@@ -121,8 +121,7 @@ async def test_a_host_that_can_not_be_found_in_time_is_refused(
         return []
 
     monkeypatch.setattr(loop, "getaddrinfo", hang)
-    with pytest.raises(UnusableUrlError, match=r"shop\.example could not be found"):
-        await look_up("https://shop.example/")
+    await look_up("https://shop.example/")
 
 
 def test_in_development_plain_http_and_any_port_will_do() -> None:
