@@ -87,6 +87,10 @@ fuzz: install ## tell EXAMPLES=20000 more stories of failure to the whole flow; 
 	  EXAMPLES=$(EXAMPLES) $(RUN) pytest tests/property/test_state_machine.py \
 	  --hypothesis-seed=$$seed -o faulthandler_timeout=0 $(ARGS)
 
+.PHONY: docs-api
+docs-api: install ## ask a running system each call of the API, and write docs/api
+	@$(RUN) tests.api_docs
+
 .PHONY: check
 check: install ## format, lint, types, import rules
 	@$(VENV)/bin/ruff format --check .
@@ -123,5 +127,5 @@ lock: install ## lock again after a change in pyproject.toml; ARGS=--upgrade tak
 
 .PHONY: clean
 clean: ## remove what make made; the data of `make up` stays
-	@rm -rf $(VENV) .bench .demo .faults.xml .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) .api-docs .bench .demo .faults.xml .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -79,7 +79,7 @@ async def _people(story: Story) -> str:
     made = await story.ask("POST /v1/users", {**person, "password": password}, key="user-ada")
     ada: str = made.json()["id"]
     many = {"users": [{"email": "bob@example.com", "username": "bob"}]}
-    bob = (await story.ask("POST /v1/users/bulk", many)).json()["results"][0]["id"]
+    bob = (await story.ask("POST /v1/users/bulk", many)).json()["results"][0]["user"]["id"]
     await story.ask("GET /v1/users/{user_id}", user_id=ada)
     await story.ask("GET /v1/users/{user_id}/role", user_id=ada)
     await story.ask("PUT /v1/users/{user_id}/role", {"role": "admin"}, user_id=ada)
