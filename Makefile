@@ -91,6 +91,15 @@ fuzz: install ## tell EXAMPLES=20000 more stories of failure to the whole flow; 
 docs-api: install ## ask a running system each call of the API, and write docs/api
 	@$(RUN) tests.api_docs
 
+.PHONY: fuzz-api
+fuzz-api: EXAMPLES ?= 50
+fuzz-api: MINUTES ?= 10
+fuzz-api: SEED ?= $(shell od -An -N4 -tu4 /dev/urandom)
+fuzz-api: install ## ask the API whatever its document allows, EXAMPLES=50 a call, MINUTES=10; SEED=… repeats a run
+	@seed=$(strip $(SEED)); echo "Seed: $$seed, examples: $(EXAMPLES), minutes: $(MINUTES)"; \
+	  FUZZ_API_SEED=$$seed FUZZ_API_EXAMPLES=$(EXAMPLES) FUZZ_API_MINUTES=$(MINUTES) \
+	  $(RUN) pytest tests/fuzz -s -o faulthandler_timeout=0 $(ARGS)
+
 .PHONY: check
 check: install ## format, lint, types, import rules
 	@$(VENV)/bin/ruff format --check .
