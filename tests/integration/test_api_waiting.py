@@ -150,7 +150,7 @@ async def test_waiters_cost_no_statement_while_nothing_happens(api: Api) -> None
         for n in range(500)
     ]
     news = api.services.news
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(25):  # the waits themselves end after 30
         while news.waiters < len(waits):  # noqa: ASYNC110 - see `_waiting`
             await asyncio.sleep(0)
     with _statements(api) as statements:
