@@ -17,7 +17,7 @@ _PLANTED = {
     "a key of the gateway": "key = 'sk_" + "live_4eC39HqLyjWDarjtT1zdp7dc'",
     "a password in an address": "url = 'postgresql://shop:" + "Tr0ub4dor@db.internal/shop'",
     "a private key": "-----BEGIN " + "RSA PRIVATE KEY-----",
-    "a password": "password" + " = 'Tr0ub4dor&3'",
+    "a password": "{}word = 'Tr0ub4dor&3'".format("pass"),
 }
 
 
