@@ -18,6 +18,7 @@ from goodsyard.database import wait_for_answers
 from goodsyard.deaths import Death, OnDeath, unmourned
 from goodsyard.job import JobState
 from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry, Snooze
+from goodsyard.scrub import scrub
 from goodsyard.submit import INSERT_STAGED, Staged, as_columns
 
 ERROR_LENGTH = 2_000
@@ -185,5 +186,5 @@ def _storable(error: str) -> str:
 
     An error that can't be written down would cost its job every attempt to report it.
     """
-    kept = error[:ERROR_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    kept = scrub(error)[:ERROR_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
     return kept.encode(errors="replace").decode()

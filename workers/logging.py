@@ -1,4 +1,4 @@
-"""Log lines of every process in one form, console or JSON."""
+"""Log lines of every process in one form, console or JSON, and without secrets in either."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import sys
 
 import structlog
 
+from goodsyard.scrub import scrub
 from goodsyard.settings import EngineSettings, load
+
+
+class _Scrubbing(structlog.stdlib.ProcessorFormatter):
+    """Takes secrets out of the whole line, tracebacks and other libraries' words included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(super().format(record))
 
 
 def configure() -> None:
@@ -37,7 +45,7 @@ def configure() -> None:
     )
     handler = logging.StreamHandler()
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _Scrubbing(
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )

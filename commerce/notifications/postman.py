@@ -23,6 +23,7 @@ from yarl import URL
 
 from commerce.notifications.destinations import refuse_private
 from commerce.notifications.signing import WebhookSettings, secret_of, signed_headers
+from goodsyard.scrub import scrub
 
 CALL_SECONDS = 15.0
 """The most a call may take, from looking up the name to the end of what is read; the Standard
@@ -40,10 +41,6 @@ MOST_PATIENCE_SECONDS = 86_400.0
 
 _SAYS_WHEN = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _UNPRINTABLE = re.compile(r"[^!-~\u00a1-\ud7ff\ue000-\ufffd]+")
-# Keys and tokens of ours and of others, the secrets of webhooks, numbers of cards.
-_SECRET = re.compile(
-    r"(?i)(bearer\s+|gy_live_|whsec_|[sr]k_(live|test)_)[\w.~+/=-]+|\b\d([ -]?\d){12,18}\b"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,4 +204,4 @@ def _seconds(waits: str, now: datetime) -> float | None:
 
 def _harmless(said: str) -> str:
     """Return the beginning of what a stranger said, without control characters and secrets."""
-    return _SECRET.sub("…", _UNPRINTABLE.sub(" ", said)).strip()[:KEPT_CHARACTERS]
+    return scrub(_UNPRINTABLE.sub(" ", said)).strip()[:KEPT_CHARACTERS]
