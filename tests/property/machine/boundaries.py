@@ -2,7 +2,8 @@
 
 A boundary is where something is held or about to be seen: the first rows locked, a commit, a call
 to a provider and its answer. The product's code knows nothing of it: the database's boundaries are
-events of its SQLAlchemy engine, the others belong to the providers' models.
+events of its SQLAlchemy engine and statements of its connections (which the engine's own go to past
+SQLAlchemy), the others belong to the providers' models.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tests.property.machine.stillness import StillLoop
 
 AT_ONCE = 1_000
 """Boundaries ahead that nobody stops at: to the very end."""
+
+_BROKEN = "server closed the connection unexpectedly"
 
 _HOLDS = re.compile(r"\bFOR (NO KEY )?UPDATE\b|\b(INSERT|UPDATE|DELETE)\b")
 
@@ -183,12 +186,27 @@ class Boundaries:
 
     def watch(self, engine: AsyncEngine) -> None:
         """Stop transactions of ``engine`` where they hold something, and where they commit."""
+        event.listen(engine.sync_engine, "connect", self._connected)
         event.listen(engine.sync_engine, "begin", self._begun)
         event.listen(engine.sync_engine, "before_cursor_execute", self._executing)
         event.listen(engine.sync_engine, "after_cursor_execute", self._executed)
         event.listen(engine.sync_engine, "commit", self._committing)
         event.listen(engine.sync_engine, "rollback", self._rolled_back)
         event.listen(engine.sync_engine, "checkin", self._over)
+
+    def _connected(self, adapter: Any, entry: ConnectionPoolEntry) -> None:  # noqa: ANN401 - SQLAlchemy's adapter says no more
+        """Stop at what goes to the connection itself; SQLAlchemy's own goes to its cursors."""
+        driver = adapter.driver_connection
+        execute = driver.execute
+
+        async def executed(statement: bytes, parameters: object) -> object:
+            self._executing()
+            cursor = await execute(statement, parameters)
+            if await self._hold(entry.info, statement.decode(), driver) is not Fate.GO_ON:
+                raise psycopg.OperationalError(_BROKEN)
+            return cursor
+
+        driver.execute = executed
 
     def _begun(self, connection: Connection) -> None:
         connection.info["holds"] = False
@@ -221,18 +239,26 @@ class Boundaries:
         statement: str,
         *_: object,
     ) -> None:
+        driver = _driver(connection)
+        if await_only(self._hold(connection.info, statement, driver)) is not Fate.GO_ON:
+            raise _broken()
+
+    async def _hold(
+        self, info: dict[Any, Any], statement: str, driver: psycopg.AsyncConnection[Any]
+    ) -> Fate:  # Any: SQLAlchemy's notes on a connection; rows
+        """Stop where a transaction has its first rows."""
         actor = _actor.get()
         if actor is not None:
             actor.asking = False
-        if not connection.info["holds"] and _HOLDS.search(statement):
-            connection.info["holds"] = True
-            if await_only(self.stop("locked", _backend(connection))) is not Fate.GO_ON:
-                raise _broken()
+        if info["holds"] or not _HOLDS.search(statement):
+            return Fate.GO_ON
+        info["holds"] = True
+        return await self.stop("locked", driver.info.backend_pid)
 
     def _committing(self, connection: Connection) -> None:
         if not connection.info["holds"]:
             return
-        fate = await_only(self.stop("commit", _backend(connection)))
+        fate = await_only(self.stop("commit", _driver(connection).info.backend_pid))
         if fate is Fate.LOSE:
             raise _broken()
         self.commits += 1
@@ -251,12 +277,11 @@ class Boundaries:
         self._committing_now.pop(id(entry.info), None)
 
 
-def _backend(connection: Connection) -> int:
+def _driver(connection: Connection) -> psycopg.AsyncConnection[Any]:  # of any rows
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.AsyncConnection)
-    return driver.info.backend_pid
+    return driver
 
 
 def _broken() -> DBAPIError:
-    reason = "server closed the connection unexpectedly"
-    return OperationalError(None, None, psycopg.OperationalError(reason))
+    return OperationalError(None, None, psycopg.OperationalError(_BROKEN))
