@@ -166,6 +166,7 @@ class Story(RuleBasedStateMachine):
         """A process falls silent at its work, another takes it up, and both are there again."""
         self.next_stage(0, slow)
         self.shop.fall_silent(self.shop.processes[0])
+        self.laws.check()  # before a job that failed is dispatched again, under its next fence
         self.next_stage(1, ahead)
 
     @precondition(lambda self: self.shop.stops())

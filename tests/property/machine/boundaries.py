@@ -222,7 +222,8 @@ class Boundaries:
 
     def _rolled_back(self, connection: Connection) -> None:
         if not connection.invalidated:
-            connection.info.pop("shift", None)  # what was set is undone as well
+            # What was set is undone as well, unless the statement committed itself.
+            connection.info["shift"] = None
         actor = _actor.get()
         if actor is not None:
             actor.asking = False
