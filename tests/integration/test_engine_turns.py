@@ -79,20 +79,46 @@ async def _due(yard: Yard) -> list[datetime]:
     return [row.run_at for row in await yard.sql("SELECT run_at FROM goodsyard.job ORDER BY id")]
 
 
+class Held(Asker):
+    """Answers its first two calls when it is let, and no other."""
+
+    contract = AskInTurn
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self.out = 0
+        self.let = asyncio.Event()
+
+    async def call(self, job: Job[Ask]) -> str:
+        self.begun += 1
+        self.out += 1
+        try:
+            await (self.let if self.begun <= 2 else asyncio.Event()).wait()
+            return await super().call(job)
+        finally:
+            self.out -= 1
+
+
 async def test_no_call_begins_once_nobody_can_write_its_answer_down(yard: Yard) -> None:
-    busy = Busy(0.2)
+    held = Held()
     deliveries = await yard.deliver(*(AskInTurn(line=str(n)) for n in range(8)))
-    executor = yard.executor(busy)
+    executor = yard.executor(held)
     running = asyncio.create_task(executor.run(AskInTurn.kind, deliveries))
 
-    async def listens() -> bool:
-        return busy.listening == 2
+    async def both_are_out() -> bool:
+        return held.out == 2
 
-    await until(listens, "the first two calls")
+    async def none_is_out() -> bool:
+        return held.out == 0
+
+    await until(both_are_out, "the first two calls")
     await yard.sql("ALTER TABLE goodsyard.job RENAME TO gone")
+    held.let.set()
     try:
         await running
         await executor.drain()
     finally:
         await yard.sql("ALTER TABLE goodsyard.gone RENAME TO job")
-    assert len(busy.calls) <= 4
+    await until(none_is_out, "the calls that had begun meanwhile to be given up")
+    assert held.begun <= 4
