@@ -131,6 +131,26 @@ def migrate() -> None:
 
 
 @app.command()
+def grant(
+    *,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the statements, for somebody else to run.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Give API, relay and worker a database role each that may do its work and no more."""
+    from goodsyard.settings import EngineSettings, load
+    from ops import roles
+
+    if sql:
+        statements = [f"{statement};" for statement in roles.statements()]
+        _tell({"statements": statements}, "\n".join(statements), as_json=as_json)
+    else:
+        roles.grant(str(load(EngineSettings).database_url))
+        _tell({"roles": list(roles.Role)}, f"Granted: {', '.join(roles.Role)}", as_json=as_json)
+
+
+@app.command()
 def sandbox(  # noqa: PLR0913 - an option each
     *,
     host: Host = "127.0.0.1",
@@ -268,6 +288,15 @@ def doctor(*, as_json: Json = False) -> None:
         typer.echo(report(findings))
     if any(finding.verdict is Verdict.BAD for finding in findings):
         raise typer.Exit(1)
+
+
+def _tell(document: object, line: str, *, as_json: bool) -> None:
+    from ops import show
+
+    if as_json:
+        show.as_json(document)
+    else:
+        typer.echo(line)
 
 
 def _become_celery(*arguments: str) -> None:

@@ -20,6 +20,7 @@ from goodsyard.database import Sessions, open_engine, session_factory
 from ops.embedded import PostgresServer, ValkeyServer
 from ops.migrate import migrate
 from tests.harness.containers import why_no_engine
+from tests.harness.logins import make_logins
 
 _TEMPLATE = "template_goodsyard"
 _names = (f"test_{number}" for number in count(1))
@@ -59,6 +60,7 @@ def postgres_url(servers: Servers) -> str:
     _administer(servers.postgres.url, "CREATE DATABASE {}", _TEMPLATE)
     url = _on(_TEMPLATE, servers.postgres.url)
     migrate(url)
+    make_logins(url)
     return url
 
 

@@ -25,6 +25,7 @@ from commerce.orders.rules import Line
 from commerce.payments.gateway import Gateway, GatewaySettings
 from commerce.stock.shelf import set_on_hand
 from goodsyard.claims import Delivery
+from goodsyard.database import Sessions
 from goodsyard.execution import Executor
 from goodsyard.submit import Staged, stage
 from ops import children
@@ -236,8 +237,17 @@ class Saga:
 
 
 @asynccontextmanager
-async def open_saga(yard: Yard, sandbox: Sandbox) -> AsyncIterator[Saga]:
-    """Have a shop for a while; the sandbox behaves again afterwards."""
+async def open_saga(
+    yard: Yard, sandbox: Sandbox, worker_sessions: Sessions | None = None
+) -> AsyncIterator[Saga]:
+    """Have a shop for a while; the sandbox behaves again afterwards.
+
+    Args:
+        yard: the database, as its owner sees it.
+        sandbox: where it charges and mails.
+        worker_sessions: the same database as its jobs see it; as the owner does, if not given.
+    """
+    sessions = worker_sessions or yard.sessions
     gateway = Gateway(
         GatewaySettings(
             gateway_url=HttpUrl(sandbox.gateway), gateway_key=SecretStr("sk_test_of_the_saga")
@@ -253,8 +263,8 @@ async def open_saga(yard: Yard, sandbox: Sandbox) -> AsyncIterator[Saga]:
     worker, email = uuid4(), next(_emails)
     async with httpx.AsyncClient(base_url=sandbox.gateway, timeout=10) as http:
         tenant, user = await _move_in(yard, email)
-        flow = build_flow(gateway, mailer, Webhook(postman, yard.sessions))
-        executor = Executor(flow, yard.sessions, yard.bell, worker)
+        flow = build_flow(gateway, mailer, Webhook(postman, sessions))
+        executor = Executor(flow, sessions, yard.bell, worker)
         try:
             yield Saga(yard, sandbox, executor, http, tenant, user, email, worker)
         finally:

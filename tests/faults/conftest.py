@@ -13,9 +13,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from goodsyard.settings import PREFIX
 from ops.embedded import PostgresServer, ValkeyServer
 from ops.migrate import migrate
+from ops.roles import Role
 from tests.harness.cluster import Cluster
+from tests.harness.logins import login, make_logins
 from tests.harness.programs import Running
 from tests.harness.proxy import Proxy
 from tests.harness.shop import Shop
@@ -67,17 +70,24 @@ def _servers() -> Iterator[tuple[PostgresServer, ValkeyServer]]:
             ValkeyServer(folder / "valkey") as valkey,
         ):
             migrate(postgres.url)
+            make_logins(postgres.url)
             yield postgres, valkey
 
 
 @pytest.fixture(scope="package")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The system that all tests share."""
+    """The system that all tests share, each process with its own database role."""
     with (
         _servers() as (postgres, valkey),
         Cluster(tmp_path_factory.mktemp("cluster"), postgres.url, valkey.url) as cluster,
     ):
-        yield System(cluster, postgres, valkey, cluster.relay(), cluster.worker(processes=2))
+        relay = cluster.relay(_as(Role.RELAY, postgres))
+        worker = cluster.worker(processes=2, settings=_as(Role.WORKER, postgres))
+        yield System(cluster, postgres, valkey, relay, worker)
+
+
+def _as(role: Role, postgres: PostgresServer) -> dict[str, str]:
+    return {f"{PREFIX}DATABASE_URL": login(postgres.url, role)}
 
 
 @pytest.fixture(scope="package")
@@ -101,7 +111,8 @@ def standing_wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
 def urls(standing: System) -> Iterator[list[str]]:
     """Two APIs on it, for the tests of one module."""
     standing.until_ready()
-    with standing.cluster.api() as first, standing.cluster.api() as second:
+    settings = _as(Role.API, standing.postgres)
+    with standing.cluster.api(settings) as first, standing.cluster.api(settings) as second:
         standing.cluster.until_ready()
         yield [first.url, second.url]
 

@@ -15,10 +15,12 @@ from fastapi import FastAPI
 
 from commerce.accounts.keys import create_api_key
 from goodsyard.database import Sessions, open_engine, session_factory
+from ops.roles import Role
 from producers.app import create_app
 from producers.services import Services
 from producers.settings import ApiSettings
 from tests.conftest import Servers, fresh_database
+from tests.harness.logins import login
 from tests.saga import SECRET_KEY, Saga, Sandbox, open_saga, run_sandbox
 from tests.yard import Yard, open_yard
 
@@ -93,7 +95,8 @@ def plain_logs() -> None:
 
 @pytest.fixture
 def api_settings(database_url: str, redis_url: str) -> ApiSettings:
-    """What the API reads from its environment."""
+    """What the API reads from its environment; it has a database role that may do no more."""
+    database_url = login(database_url, Role.API)
     settings = {"database_url": database_url, "redis_url": redis_url, "secret_key": SECRET_KEY}
     return ApiSettings.model_validate(settings)
 
@@ -140,7 +143,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-async def saga(yard: Yard, sandbox: Sandbox) -> AsyncIterator[Saga]:
-    """A shop whose orders move on step by step."""
-    async with open_saga(yard, sandbox) as opened:
+async def saga(yard: Yard, yard_url: str, sandbox: Sandbox) -> AsyncIterator[Saga]:
+    """A shop whose orders move on step by step; its jobs may do what a worker may."""
+    engine = open_engine(login(yard_url, Role.WORKER), pool_size=10, application_name="tests")
+    async with open_saga(yard, sandbox, session_factory(engine)) as opened:
         yield opened
+    await engine.dispose()
