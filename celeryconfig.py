@@ -18,6 +18,7 @@ task_store_errors_even_if_ignored = False
 
 task_serializer = "json"
 accept_content = ["json"]  # never pickle: whoever can write to Redis could run code
+result_accept_content = ["json"]  # nor where results were stored, if ever they are
 
 # Queues are named, never guessed: a typo must fail, not fill a queue that nobody reads. Publishers
 # name the queue only: through an exchange, messages vanish in silence once Redis lost its bindings.

@@ -38,6 +38,13 @@ for _contract in contracts.ALL:
     _register(_contract.kind)
 
 
+@app.on_after_finalize.connect
+def _keep_our_own_tasks_only(sender: Celery, **_: object) -> None:
+    # Celery brings some that run others, as often as their message says: nobody of ours sends them.
+    for name in [name for name in sender.tasks if name.startswith("celery.")]:
+        sender.tasks.unregister(name)
+
+
 @task_unknown.connect
 def _on_task_unknown(**_: object) -> None:
     tally.note(Reason.UNKNOWN)

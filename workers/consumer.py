@@ -59,18 +59,36 @@ class Consumer(CeleryConsumer):
         _drop(exc)
 
 
+# Where a message may say what else is to be run, once its task has ended or failed.
+_STEPS = ("callbacks", "errbacks", "chain", "chord")
+# And when, or how long it may take: a time of a millisecond kills a process for each message.
+_TIMES = ("eta", "timelimit")
+
+
 def _read(message: Message) -> None:
     """See that the message has a task's form, before it costs one of the processes anything.
 
+    It may ask for nothing but its task: what comes next, and when, is told by rows.
+
     Raises:
-        kombu.exceptions.KombuError, TypeError, ValueError: it hasn't.
+        kombu.exceptions.KombuError, TypeError, ValueError: it hasn't, or asks for more.
     """
     size = len(message.body or "")
     if size > MOST_BYTES:
         raise DecodeError(f"a message of {size} bytes")
-    arguments, keywords, _ = message.decode()
-    if not isinstance(arguments, list) or not isinstance(keywords, dict):
+    arguments, keywords, steps = message.decode()
+    forms = isinstance(arguments, list), isinstance(keywords, dict), isinstance(steps, dict | None)
+    if not all(forms):
         raise TypeError("a message whose body holds no arguments")
+    headers = message.headers or {}
+    if any((steps or {}).values()) or any(map(headers.get, _STEPS)):
+        raise DecodeError("a message that asks for further tasks")
+    if any(_given(headers.get(name)) for name in _TIMES):
+        raise DecodeError("a message that sets its own times")
+
+
+def _given(time: object) -> bool:
+    return any(time) if isinstance(time, list) else time is not None
 
 
 def _drop(error: Exception) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import pickle
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -179,6 +182,83 @@ def test_a_message_that_cannot_be_read_is_counted_and_its_worker_goes_on(
     assert system.worker.offspring == processes
     shop.until(lambda: shop.dropped() - dropped == {reason: 1}, f"it to be counted as {reason}")
     assert_invariants(shop)
+
+
+class _Loaded:
+    """Says so in a file, when somebody unpickles it."""
+
+    def __init__(self, said_in: Path) -> None:
+        self._said_in = said_in
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self._said_in),)
+
+
+def _packed(content_type: str, body: bytes) -> bytes:
+    encoded = base64.b64encode(body).decode()
+    return _envelope(**{"content-type": content_type, "content-encoding": "binary"}, body=encoded)
+
+
+@pytest.mark.row(number=31)
+def test_code_in_a_message_is_not_run(
+    system: System, shop: Shop, redis: Redis, tmp_path: Path
+) -> None:
+    processes, dropped = system.worker.offspring, shop.dropped()
+    ran = tmp_path / "ran"
+    pickled = pickle.dumps([[_Loaded(ran)], {}, {}])
+    written = f"!!python/object/apply:os.mkdir ['{ran}']".encode()
+    for kind in ("application/x-python-serialize", "application/x-yaml", "application/json"):
+        redis.lpush("orders", _packed(kind, pickled), _packed(kind, written))
+    shop.until(lambda: shop.dropped() - dropped == {"unreadable": 6}, "all to be dropped")
+    shop.order(3)
+    shop.until_settled()
+    assert system.worker.offspring == processes
+    assert not ran.exists()
+    pickle.loads(pickled)  # noqa: S301 - ours: to see that it would have been
+    assert ran.exists()
+
+
+_STALE = {"v": 1, "jobs": [[STRANGER, 1]]}
+_STEP = {"task": "payments.charge", "args": [], "kwargs": _STALE, "options": {"queue": "payments"}}
+
+
+def _asking(
+    headers: dict[str, object], *, steps: object = None, args: Sequence[object] = ()
+) -> bytes:
+    body = json.dumps([args, _STALE, steps])
+    named = {"lang": "py", "task": "orders.process", "id": STRANGER, "argsrepr": "()", **headers}
+    return _envelope(headers=named, body=base64.b64encode(body.encode()).decode())
+
+
+@pytest.mark.row(number=31)
+def test_a_message_starts_nothing_but_the_task_it_names(
+    system: System, shop: Shop, redis: Redis
+) -> None:
+    """Each step would be run, and counted as stale: its job is a stranger's."""
+    processes, dropped = system.worker.offspring, shop.dropped()
+    steps: dict[str, object] = {
+        "callbacks": [_STEP],
+        "errbacks": [_STEP],
+        "chain": [_STEP],
+        "chord": _STEP,
+    }
+    times: dict[str, object] = {"eta": "2030-01-01T00:00:00", "timelimit": [0.001, None]}
+    forged = [
+        *(_asking({}, steps={name: step}) for name, step in steps.items()),
+        *(_asking({name: step}) for name, step in (steps | times).items()),
+        _asking({}, steps=[1]),
+    ]
+    theirs = [
+        _asking({"task": f"celery.{name}"}, args=[_STEP, [[1]] * 3])
+        for name in ("map", "starmap", "chunks", "group", "chain", "chord", "backend_cleanup")
+    ]
+    redis.lpush("orders", *forged, *theirs)
+    counted = {"unreadable": len(forged), "unknown": len(theirs)}
+    shop.until(lambda: shop.dropped() - dropped == counted, "all to be dropped")
+    shop.order(3)
+    shop.until_settled()
+    assert shop.dropped() - dropped == counted
+    assert system.worker.offspring == processes
 
 
 @pytest.mark.row(number=30)
