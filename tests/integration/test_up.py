@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -14,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import flower.urls
 import httpx
 import psycopg
 import pytest
 from redis import Redis
+from tornado.web import URLSpec
 from typer.testing import CliRunner
 
 from ops.cli import app
@@ -117,6 +120,31 @@ def test_the_ready_file_says_where_everything_is(running: Up) -> None:
         assert connection.execute("SELECT 42").fetchone() == (42,)
     with Redis.from_url(ready["redis_url"]) as client:
         assert client.ping()
+
+
+# Of Flower's own addresses, those that answer anybody: what is served and how much, no task.
+_EVERYBODYS = {"/metrics", "/healthcheck", "/static/x", "/login", "/logout"}
+
+
+def test_flower_shows_nothing_to_strangers_and_changes_nothing_for_anybody(running: Up) -> None:
+    served = {
+        (re.sub(r"\(.*?\)", "x", spec.regex.pattern).removesuffix("$").removesuffix("/?"), method)
+        for one in flower.urls.handlers[:-1]  # the last is for what isn't there
+        for spec in [one if isinstance(one, URLSpec) else URLSpec(*one)]
+        for method in ("get", "post")
+        if method in vars(spec.handler_class)
+    }
+    changing = [path for path, method in served if path.startswith("/api/") and method == "post"]
+    assert len(changing) > 10
+    workers, you = running.pids("worker"), _user_and_password(running.ready)
+    with httpx.Client(base_url=running.ready["flower"], timeout=30) as stranger:
+        open_to_all = {
+            path for path, method in served if stranger.request(method, path).status_code != 401
+        }
+        assert open_to_all <= _EVERYBODYS
+        statuses = {path: stranger.post(path, auth=you).status_code for path in changing}
+        assert statuses == dict.fromkeys(changing, 403)
+    assert running.pids("worker") == workers
 
 
 def test_flower_knows_the_workers_and_their_queues(running: Up) -> None:
