@@ -24,6 +24,7 @@ from producers.routes import (
     queues,
     reports,
     root,
+    sessions,
     stock,
     users,
     users_bulk,
@@ -48,6 +49,7 @@ _ROUTERS = (
     limits.router,
     reports.router,
     auth.router,
+    sessions.router,
     api_keys.router,
     root.router,
 )

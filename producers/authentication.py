@@ -2,7 +2,8 @@
 
 Services show API keys and people show access tokens; neither can be shown as the other. Whose they
 are is remembered for a few seconds, so that a request costs no query for it: a key that was
-revoked, a person who was erased or has another role, is known everywhere when those have passed.
+revoked, a session that was ended, a person who was erased or has another role, is known everywhere
+when those have passed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from commerce.accounts.keys import StoredKey, find_api_key, split_api_key
 from commerce.accounts.people import Person, find_person
 from commerce.accounts.roles import SCOPES_OF, Role
 from commerce.accounts.scopes import ADMIN, covers
-from commerce.accounts.tokens import Identity, Tokens
+from commerce.accounts.tokens import Identity, Session, Tokens
 from goodsyard.database import Sessions
 from goodsyard.interventions import Actor
 from producers import problems
@@ -96,8 +97,8 @@ class KeyRing:
         parts = split_api_key(shown)
         if parts is not None:
             return await self._open_with_key(*parts)
-        identity = self._tokens.read(shown)
-        return None if identity is None else await self._open_with_token(identity)
+        session = self._tokens.read(shown)
+        return None if session is None else await self._open_with_token(session)
 
     def forget_key(self, key_id: str) -> None:
         """Look a key up again at its next use: it was just revoked here."""
@@ -113,9 +114,14 @@ class KeyRing:
             return None
         return Principal(stored.tenant, f"key:{stored.id}", stored.name, stored.scopes, stored.plan)
 
-    async def _open_with_token(self, identity: Identity) -> Principal | None:
+    async def _open_with_token(self, session: Session) -> Principal | None:
+        identity = session.identity
         person = await self._people.find(identity)
-        if person is None:
+        if person is not None and person.generation < session.generation:
+            # Their older sessions were ended elsewhere, and this one is of after that.
+            self._people.forget(identity)
+            person = await self._people.find(identity)
+        if person is None or person.generation != session.generation:
             return None
         return Principal(
             identity.tenant,

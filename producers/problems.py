@@ -80,6 +80,13 @@ TOKEN_REFUSED = _define(
     "grant_type=password, username (or the e-mail address) and password; with client_id, the "
     "tenant's name, where several tenants know that name.",
 )
+WRONG_PASSWORD = _define(
+    "wrong-password",
+    403,
+    "The old password is wrong",
+    "Nothing was changed. Send the password that is valid now; if it is forgotten, an "
+    "administrator gives another one by PUT /v1/users/{user_id}/password.",
+)
 LAST_ADMIN = _define(
     "last-admin",
     409,

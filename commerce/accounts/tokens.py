@@ -1,8 +1,9 @@
 """Access tokens: JWTs of our own that say who signed in and until when, and not what they may do.
 
 What a person may do is read from their row at each use: a token outlives neither them nor a change
-of their role. They are signed as RFC 8725 advises: one algorithm, pinned, under a key of this
-purpose alone, for one audience.
+of their role. It names a generation, of which their row has the latest: with the next one all that
+were issued before are over, and nobody keeps a list of them. They are signed as RFC 8725 advises:
+one algorithm, pinned, under a key of this purpose alone, for one audience.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from pydantic import SecretStr
 from goodsyard.job import new_id
 
 LIFETIME_SECONDS = 3_600
-"""How long a token works: a working session, since there is no other way to end a stolen one than
-to erase its person."""
+"""How long a token works, if nobody ends it earlier: a working session."""
 
 _ALGORITHM = "HS256"
 _ISSUER = "goodsyard"
 _AUDIENCE = "goodsyard api"
 _PURPOSE = b"goodsyard access token 1"
-_REQUIRED = ("iss", "aud", "sub", "exp", "iat", "jti", "tenant")
+_REQUIRED = ("iss", "aud", "sub", "exp", "iat", "jti", "tenant", "generation")
 _MAX_LENGTH = 1_000  # of a token somebody shows us; ours have some 330 characters
 
 
@@ -38,6 +38,14 @@ class Identity:
     user_id: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a token says: who signed in, and before which end of all their sessions."""
+
+    identity: Identity
+    generation: int
+
+
 class Tokens:
     """Makes and reads access tokens."""
 
@@ -46,22 +54,23 @@ class Tokens:
         secret = secret_key.get_secret_value().encode()
         self._key = hmac.digest(secret, _PURPOSE, hashlib.sha256)
 
-    def issue(self, identity: Identity) -> str:
-        """Return a token for ``identity``, good for ``LIFETIME_SECONDS`` from now."""
+    def issue(self, session: Session) -> str:
+        """Return a token for ``session``, good for ``LIFETIME_SECONDS`` from now."""
         now = datetime.now(UTC)
         claims = {
             "iss": _ISSUER,
             "aud": _AUDIENCE,
-            "sub": str(identity.user_id),
-            "tenant": identity.tenant,
+            "sub": str(session.identity.user_id),
+            "tenant": session.identity.tenant,
+            "generation": session.generation,
             "iat": now,
             "exp": now + timedelta(seconds=LIFETIME_SECONDS),
             "jti": new_id().hex,
         }
         return jwt.encode(claims, self._key, _ALGORITHM)
 
-    def read(self, token: str) -> Identity | None:
-        """Return who signed in, or ``None`` unless it is a token of ours that is good right now."""
+    def read(self, token: str) -> Session | None:
+        """Return what ``token`` says, or ``None`` unless it is one of ours and good right now."""
         if len(token) > _MAX_LENGTH:
             return None
         try:
@@ -74,7 +83,9 @@ class Tokens:
                 # A process whose clock is ahead of ours may have made it: iat is for people.
                 options={"require": list(_REQUIRED), "strict_aud": True, "verify_iat": False},
             )
-            tenant, user_id = claims["tenant"], UUID(claims["sub"])
+            tenant, generation = claims["tenant"], claims["generation"]
+            identity = Identity(tenant, UUID(claims["sub"]))
         except (jwt.InvalidTokenError, ValueError):
             return None
-        return Identity(tenant, user_id) if type(tenant) is int else None
+        are_numbers = type(tenant) is int and type(generation) is int  # True is none
+        return Session(identity, generation) if are_numbers else None

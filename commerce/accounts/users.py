@@ -48,7 +48,7 @@ _HAS_OPEN_ORDERS = text("""
 _ERASE = text("""
     UPDATE commerce.users
        SET email = NULL, username = NULL, full_name = NULL, password_hash = NULL,
-           role = 'customer', erased_at = now()
+           role = 'customer', token_generation = token_generation + 1, erased_at = now()
      WHERE tenant = :tenant AND id = :id
 """)
 

@@ -67,7 +67,7 @@ async def sign_in(request: Request, form: Annotated[TokenIn, Form()], use: Use) 
     await use.sign_in_rate.give_back(address_of(request.scope))
     return JsonAnswer(
         {
-            "access_token": use.tokens.issue(credentials.identity),
+            "access_token": use.tokens.issue(credentials.session),
             "token_type": "bearer",
             "expires_in": LIFETIME_SECONDS,
             "scope": " ".join(sorted(SCOPES_OF[credentials.role])),

@@ -21,7 +21,7 @@ _SECRETS = (
     (re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+"), "eyJ…"),
     (re.compile(r"v1=[0-9a-f]{64}"), "v1=…"),
     # What opens nothing, and looks so to `make secrets`: the ids of keys are new with each run.
-    (re.compile(r'("(?:password|secret|previous_secret_until)": )"[^"]+"'), r'\1"…"'),
+    (re.compile(r'("(?:(?:old_|new_)?password|secret|previous_secret_until)": )"[^"]+"'), r'\1"…"'),
     (re.compile(r'(?<=["/])[0-9a-f]{16}\b'), "…"),
 )
 

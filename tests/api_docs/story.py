@@ -88,6 +88,13 @@ async def _people(story: Story) -> str:
     wrong = {**form, "password": "guessed"}  # pragma: allowlist secret
     await story.ask("POST /v1/auth/token", form=wrong, note="A wrong password:")
     await story.ask("GET /v1/users/me", token=token)
+    change = {"old_password": password, "new_password": password[::-1]}
+    await story.ask("PUT /v1/auth/password", change, token=token)
+    form["password"] = change["new_password"]
+    token = (await story.ask("POST /v1/auth/token", form=form)).json().get("access_token")
+    await story.ask("DELETE /v1/auth/sessions", token=token)
+    await story.ask("PUT /v1/users/{user_id}/password", {"password": password}, user_id=ada)
+    await story.ask("DELETE /v1/users/{user_id}/sessions", user_id=ada)
     await story.ask("PUT /v1/users/{user_id}/role", {"role": "admin"}, user_id=bob)
     await story.ask("PUT /v1/users/{user_id}/role", {"role": "customer"}, user_id=ada)
     new = {"name": "the shop", "scopes": ["orders:write", "orders:read"]}

@@ -15,6 +15,8 @@ ALTER TABLE commerce.tenant ADD COLUMN plan text NOT NULL DEFAULT 'standard'
 
 ALTER TABLE commerce.users ADD COLUMN role text NOT NULL DEFAULT 'customer'
     CHECK (role IN ('customer', 'support', 'admin'));
+-- Access tokens name theirs: those of an earlier one work no more.
+ALTER TABLE commerce.users ADD COLUMN token_generation int NOT NULL DEFAULT 1;
 
 -- Who signs in may leave out the tenant; these hold only those who can sign in at all.
 CREATE INDEX users_sign_in_email ON commerce.users (lower(email))
@@ -35,6 +37,7 @@ DROP INDEX goodsyard.job_done_mail_to;
 DROP INDEX commerce.users_admins;
 DROP INDEX commerce.users_sign_in_username;
 DROP INDEX commerce.users_sign_in_email;
+ALTER TABLE commerce.users DROP COLUMN token_generation;
 ALTER TABLE commerce.users DROP COLUMN role;
 ALTER TABLE commerce.tenant DROP COLUMN plan;
 """
