@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from benchmarks.yard import TENANT
 from goodsyard import doorbell
 from goodsyard.contracts import Contract
 from goodsyard.database import open_engine, session_factory
+from goodsyard.express import Express
 from goodsyard.producer import Producer
 
 BATCH = 1_000
@@ -22,10 +24,14 @@ async def connected(ground: Ground) -> AsyncIterator[Producer]:
     """Open what a producer needs: one connection to Postgres and one to Redis."""
     engine = open_engine(ground.sqlalchemy, pool_size=1, application_name="goodsyard benchmark")
     client = doorbell.connect(ground.redis)
-    bell = doorbell.Doorbell(client)
+    bell, sessions = doorbell.Doorbell(client), session_factory(engine)
+    lane = Express(sessions, client)
+    listening = asyncio.create_task(lane.run())
     try:
-        yield Producer(session_factory(engine), bell, TENANT)
+        yield Producer(sessions, bell, TENANT, lane)
     finally:
+        listening.cancel()
+        await lane.close()
         await bell.close()
         await client.aclose()
         await engine.dispose()

@@ -14,6 +14,7 @@ from uuid import UUID
 from goodsyard.contracts import Contract
 from goodsyard.database import Sessions
 from goodsyard.doorbell import Doorbell
+from goodsyard.express import Express
 from goodsyard.submit import DEFAULT_PRIORITY, Staged, stage
 
 ROWS = 1_000
@@ -50,11 +51,17 @@ class Batch:
 class Producer:
     """Submits jobs of one tenant."""
 
-    def __init__(self, sessions: Sessions, bell: Doorbell, tenant: int) -> None:
-        """Submit through ``sessions``, and wake relays up with ``bell``."""
+    def __init__(
+        self, sessions: Sessions, bell: Doorbell, tenant: int, lane: Express | None = None
+    ) -> None:
+        """Submit through ``sessions``, and wake relays up with ``bell``.
+
+        With a ``lane``, which has to be running, a lone job is sent without waiting for a relay.
+        """
         self._sessions = sessions
         self._bell = bell
         self._tenant = tenant
+        self._lane = lane
 
     async def submit(self, contract: Contract) -> UUID:
         """Submit one job, due at once, and return its id.
@@ -64,8 +71,13 @@ class Producer:
                 the answer to the commit that was lost. Give jobs that must not be doubled a
                 ``unique_key`` (``goodsyard.submit.stage_unique``).
         """
-        async with self.batch() as batch:
-            return batch.add(contract)
+        job = Staged(self._tenant, contract)
+        lane = self._lane
+        if lane is None or not lane.takes(job):
+            await self._accept([job])
+        elif not await lane.accept(job):
+            self._bell.ring(due=[contract.kind])
+        return job.id
 
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[Batch]:

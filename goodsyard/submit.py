@@ -40,17 +40,40 @@ class Staged:
     id: UUID = field(default_factory=new_id)
 
 
-def staging(only: str = "true") -> str:
+@dataclass(frozen=True, slots=True)
+class Besides:
+    """What a statement inserts besides a job's own columns.
+
+    Args:
+        columns: their names, each after a comma.
+        values: of each, of the job ``s``.
+        source: what ``values`` are read from, joined to ``s``.
+        returning: what to return besides the id.
+    """
+
+    columns: str
+    values: str
+    source: str
+    returning: str
+
+
+_NOTHING = Besides("", "", "", "")
+
+
+def staging(only: str = "true", besides: Besides = _NOTHING) -> str:
     """Return the statement that inserts any number of jobs; its parameters are ``as_columns``.
 
     Args:
         only: which of the jobs ``s``, as SQL.
+        besides: SQL for more columns.
     """
     return f"""
     INSERT INTO goodsyard.job (id, tenant, kind, version, run_at, priority, unique_key,
-                               max_attempts, subject, parent_id, trace_context, payload)
+                               max_attempts, subject, parent_id, trace_context, payload
+                               {besides.columns})
     SELECT s.id, s.tenant, s.kind, s.version, coalesce(s.run_at, now()), s.priority, s.unique_key,
            s.max_attempts, s.subject, s.parent_id, s.trace_context, s.payload
+           {besides.values}
       FROM unnest(CAST(:staged_ids AS uuid[]), CAST(:tenants AS int[]), CAST(:kinds AS text[]),
                   CAST(:versions AS smallint[]), CAST(:run_ats AS timestamptz[]),
                   CAST(:priorities AS smallint[]), CAST(:unique_keys AS text[]),
@@ -59,10 +82,11 @@ def staging(only: str = "true") -> str:
                   CAST(:payloads AS jsonb[]))
         AS s(id, tenant, kind, version, run_at, priority, unique_key,
              max_attempts, subject, parent_id, trace_context, payload)
+           {besides.source}
      WHERE {only}
     ON CONFLICT (tenant, kind, unique_key)
        WHERE unique_key IS NOT NULL AND state IN ('waiting', 'dispatched', 'running') DO NOTHING
-    RETURNING id
+    RETURNING id {besides.returning}
 """  # noqa: S608 - no value gets in here, only SQL of our own
 
 

@@ -23,6 +23,7 @@ from goodsyard.breaker import Breaker
 from goodsyard.cache import CacheService
 from goodsyard.database import Sessions, open_engine, session_factory
 from goodsyard.doorbell import Doorbell
+from goodsyard.express import Express
 from goodsyard.results import Results
 from producers.authentication import KeyRing
 from producers.intake import Intake
@@ -43,6 +44,7 @@ class Services:
     sessions: Sessions
     redis: redis.asyncio.Redis
     doorbell: Doorbell
+    lane: Express
     submission: Submission
     intake: Intake
     news: News
@@ -68,7 +70,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
     engine = open_engine(
         str(settings.database_url), pool_size=POOL_SIZE, application_name="goodsyard-api"
     )
-    client = doorbell.connect(str(settings.redis_url))
+    client, queues = doorbell.connect(str(settings.redis_url)), doorbell.connect(settings.broker)
     sessions, bell = session_factory(engine), Doorbell(client)
     submission = Submission(sessions, bell)
     tokens = Tokens(settings.secret_key)
@@ -78,6 +80,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         sessions=sessions,
         redis=client,
         doorbell=bell,
+        lane=Express(sessions, queues),
         submission=submission,
         intake=Intake(submission),
         news=News(client, sessions),
@@ -99,7 +102,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         metrics=Metrics([limits, results, caching]),
         channels=Channels(settings),
     )
-    listening = asyncio.create_task(services.news.run())
+    listening = asyncio.gather(services.news.run(), services.lane.run())
     try:
         yield services
     finally:
@@ -107,8 +110,10 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         with suppress(asyncio.CancelledError):
             await listening
         await services.intake.close()
+        await services.lane.close()
         await services.doorbell.close()
         await client.aclose()
+        await queues.aclose()
         await engine.dispose()
 
 

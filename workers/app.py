@@ -14,9 +14,10 @@ from celery.signals import (
 )
 from celery.worker import WorkController
 
+from goodsyard import messages
 from goodsyard.dropped import Reason
 from tasks import contracts
-from workers import logging, messages, runtime, tally, transport
+from workers import logging, runtime, tally, transport
 
 transport.install()
 app = Celery("goodsyard")

@@ -20,18 +20,18 @@ import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from goodsyard import dispatch, doorbell, limits
+from goodsyard import dispatch, doorbell, express, limits, publisher
 from goodsyard.contracts import Contract
 from goodsyard.database import Sessions, in_time, open_engine, session_factory
 from goodsyard.dispatch import QUARANTINE
 from goodsyard.failpoints import failpoint
+from goodsyard.publisher import Envelope
 from goodsyard.settings import EngineSettings, load
 from tasks import contracts
 from tasks.events import tell_of_deaths
 from tasks.expiry import ReservationSettings, stage_expiries
-from workers import broker, logging, publisher
+from workers import broker, logging
 from workers.broker import BrokerView
-from workers.publisher import Envelope
 from workers.sweep import Situation, Sweep
 
 POLL_SECONDS = 0.25
@@ -78,6 +78,7 @@ class Relay:
         self._deep: set[str] = set()  # kinds of which the last batch was full
         self._wake = asyncio.Event()
         self._last_look = 0.0
+        self._said_clear = 0.0
         self._idle_view: BrokerView | None = None
         self.situation: Situation | None = None
         """Kept up to date by the sweep; before its first look, a limit or a pause isn't known."""
@@ -126,7 +127,26 @@ class Relay:
         # relay fills them, and what another did meanwhile makes no more than a message too many.
         view = await self._look()
         self._idle_view = None if any(view.lengths.values()) else view
+        if self._idle_view:
+            await self._say_clear(situation)
         return IDLE
+
+    async def _say_clear(self, situation: Situation) -> None:
+        """Let whoever accepts a lone job dispatch it at once: this relay couldn't do it sooner."""
+        now = asyncio.get_running_loop().time()
+        if now - self._said_clear > express.SAY_SECONDS:
+            self._said_clear = now
+            await express.say_clear(self._redis, self._clear_kinds(situation))
+
+    def _clear_kinds(self, situation: Situation) -> list[str]:
+        """Return the kinds that nothing holds back and somebody carries out."""
+        return [
+            kind
+            for kind, contract in self._contracts.items()
+            if kind not in situation.limited
+            and contract.policy.queue not in situation.paused
+            and situation.workers.get(contract.policy.queue)
+        ]
 
     async def _look(self) -> BrokerView:
         return await broker.look(self._redis, self._queues)

@@ -83,11 +83,13 @@ async def submit(
         unique_key=body.unique_key,
         trace_context=trace_context(request),
     )
-    if body.unique_key is None and await stage_under_key(use.sessions, key, staged):
+    if body.unique_key is None and await stage_under_key(
+        use.sessions, use.doorbell, use.lane, key, staged
+    ):
         job_id, state, repeated = staged.id, JobState.WAITING, False
     else:
         job_id, state, repeated = await _held_or_staged(use, principal.tenant, key, staged)
-    use.doorbell.ring(due=[body.kind])
+        use.doorbell.ring(due=[body.kind])
     return JsonAnswer(
         {"job": job_ref(job_id, state)},
         202,

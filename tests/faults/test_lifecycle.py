@@ -7,11 +7,11 @@ import json
 
 from redis import Redis
 
+from goodsyard.messages import parse
 from tasks.contracts import QUEUES
 from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
 from tests.harness.shop import Shop
-from workers.messages import parse
 
 # A worker whose flow has one kind of job more than it has handlers.
 FORGETFUL = """

@@ -21,7 +21,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.orders.rules import PLENTY, Line
-from goodsyard import doorbell
+from goodsyard import doorbell, publisher
 from goodsyard.database import Sessions
 from goodsyard.flow import DatabaseHandler
 from goodsyard.job import Job
@@ -29,7 +29,6 @@ from goodsyard.outcomes import Done, Outcome
 from tasks.contracts import ChargePayment, ProcessOrder
 from tests.saga import Saga
 from tests.yard import Ask, Note, Yard
-from workers import publisher
 from workers.broker import set_epoch
 from workers.relay import Relay
 from workers.sweep import Situation

@@ -12,15 +12,15 @@ import pytest
 import redis.asyncio
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import dispatch, doorbell, heartbeat, sweeper
+from goodsyard import dispatch, doorbell, heartbeat, publisher, sweeper
 from goodsyard.claims import Delivery
 from goodsyard.dispatch import Chunk
 from goodsyard.heartbeat import Worker
 from goodsyard.interventions import Actor, pause_queue
+from goodsyard.publisher import Envelope
 from goodsyard.submit import Staged, stage
 from tests.yard import NOTES, TENANT, Ask, Note, Yard, until
-from workers import broker, publisher
-from workers.publisher import Envelope
+from workers import broker
 from workers.sweep import Situation, Sweep
 
 

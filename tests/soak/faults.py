@@ -12,10 +12,10 @@ from typing import TypeAlias
 import psycopg
 from celery import Celery
 
+from goodsyard.messages import VERSION
 from tasks.contracts import ALL, QUEUES
 from tests.harness.programs import Running
 from tests.soak.site import Site
-from workers.messages import VERSION
 
 Fault: TypeAlias = Callable[[Site], None]
 

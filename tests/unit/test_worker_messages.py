@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from goodsyard.job import new_id
-from workers.messages import VERSION, MalformedMessageError, compose, parse
+from goodsyard.messages import VERSION, MalformedMessageError, compose, parse
 
 ID = "0192f0c1-2d3e-7abc-8def-0123456789ab"
 PACKED = str(compose([(UUID(ID), 1)], 0.0)["jobs"])

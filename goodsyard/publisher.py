@@ -16,8 +16,8 @@ from uuid import uuid4
 import orjson
 import redis.asyncio
 
+from goodsyard import messages
 from goodsyard.dispatch import Chunk
-from workers import messages
 
 _NO_EMBEDDED_STEPS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -73,7 +73,7 @@ def _message(envelope: Envelope, sent_at: float) -> bytes:
                 "timelimit": [None, None],
                 "argsrepr": "()",
                 "kwargsrepr": f"{len(deliveries)} jobs",  # what Flower shows
-                "origin": "relay",
+                "origin": "goodsyard",
                 "ignore_result": True,
             },
             "properties": {

@@ -20,7 +20,7 @@ and read again three times on their way, most of it in a worker node's one paren
 
 
 class MalformedMessageError(Exception):
-    """The message isn't one of our relay's. It carried no authority, so nothing is lost with it."""
+    """The message isn't one of ours. It carried no authority, so nothing is lost with it."""
 
 
 def compose(deliveries: Iterable[Delivery], sent_at: float) -> dict[str, object]:
