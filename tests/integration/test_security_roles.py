@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from goodsyard import doorbell, heartbeat
 from goodsyard.database import Sessions, open_engine, session_factory
 from goodsyard.heartbeat import Worker
+from goodsyard.publisher import Envelope
 from ops import roles
 from ops.errors import CommandError
 from ops.roles import PRIVILEGES, Role
@@ -23,7 +24,6 @@ from tests.harness.logins import login
 from tests.integration.conftest import Api, order_for
 from tests.saga import Sandbox, open_saga
 from tests.yard import Yard
-from workers.publisher import Envelope
 from workers.relay import Relay
 from workers.sweep import Sweep
 
