@@ -8,6 +8,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from pydantic import JsonValue
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
 
@@ -27,6 +28,7 @@ from commerce.payments.ledger import MOVE
 from commerce.payments.models import Account, Transfer
 from commerce.repository import SqlRepository
 from goodsyard import request_keys
+from goodsyard.interventions import record
 from producers import ledger_shapes, problems
 from producers.answers import JsonAnswer
 from producers.authentication import Principal, require_scope
@@ -71,6 +73,8 @@ async def open_one(body: AccountIn, key: RequiredKey, principal: Writer, use: Us
             holder = await claim(tx, principal.tenant, key, {"account": str(account.id)})
             if holder.won:
                 await open_account(tx, account)
+                detail: dict[str, JsonValue] = body.model_dump(mode="json")
+                await record(tx, principal.actor, "account.open", [str(account.id)], detail)
             else:
                 earlier = UUID(str(holder.resource["account"]))
                 account = await _find_account(tx, principal.tenant, earlier)
