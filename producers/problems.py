@@ -80,8 +80,8 @@ TOKEN_REFUSED = _define(
     "grant_type=password, username (or the e-mail address) and password; with client_id, the "
     "tenant's name, where several tenants know that name.",
 )
-WRONG_PASSWORD = _define(
-    "wrong-password",
+IDENTITY_UNPROVEN = _define(
+    "identity-unproven",
     403,
     "The old password is wrong",
     "Nothing was changed. Send the password that is valid now; if it is forgotten, an "

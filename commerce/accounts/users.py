@@ -53,6 +53,26 @@ _ERASE = text("""
 """)
 
 
+# Free text, in which anything may stand; the rest belongs to the books. Locked in the order that
+# everybody keeps to.
+_FORGET_METADATA = text("""
+    WITH theirs AS MATERIALIZED (
+        SELECT id FROM commerce.orders
+         WHERE tenant = :tenant AND user_id = :id AND metadata <> '{}'
+         ORDER BY id FOR NO KEY UPDATE)
+    UPDATE commerce.orders SET metadata = '{}' WHERE id = ANY(ARRAY(SELECT id FROM theirs))
+""")
+
+# An order's payments have no description.
+_FORGET_DESCRIPTIONS = text("""
+    WITH theirs AS MATERIALIZED (
+        SELECT id FROM commerce.payment
+         WHERE tenant = :tenant AND user_id = :id AND order_id IS NULL AND description IS NOT NULL
+         ORDER BY id FOR NO KEY UPDATE)
+    UPDATE commerce.payment SET description = NULL WHERE id = ANY(ARRAY(SELECT id FROM theirs))
+""")
+
+
 class TakenError(Exception):
     """Another user of the tenant has this e-mail address or username."""
 
@@ -98,7 +118,7 @@ async def find_user(tx: AsyncSession, tenant: int, user_id: UUID) -> User | None
 
 
 async def erase_user(tx: AsyncSession, tenant: int, user_id: UUID) -> str | None:
-    """Forget everything personal about a user and keep the row for the ledger.
+    """Forget everything personal about a user, and keep rows and amounts for the ledger.
 
     Returns:
         The address they had, so that it can be forgotten elsewhere too; ``None`` if there was no
@@ -116,5 +136,6 @@ async def erase_user(tx: AsyncSession, tenant: int, user_id: UUID) -> str | None
     # A statement of its own: it sees the orders of those who had the lock before us.
     if await tx.scalar(_HAS_OPEN_ORDERS, whose):
         raise OpenOrdersError
-    await tx.execute(_ERASE, whose)
+    for statement in (_ERASE, _FORGET_METADATA, _FORGET_DESCRIPTIONS):
+        await tx.execute(statement, whose)
     return address

@@ -55,7 +55,7 @@ class PasswordIn(BaseModel):
     "/v1/auth/password",
     status_code=204,
     tags=["signing in"],
-    responses=problems.refusals(problems.NO_PERSON, problems.WRONG_PASSWORD),
+    responses=problems.refusals(problems.NO_PERSON, problems.IDENTITY_UNPROVEN),
 )
 async def change_password(
     body: PasswordChange, user_id: Myself, principal: Anybody, use: Use
@@ -70,10 +70,12 @@ async def change_password(
     async with use.sessions.begin() as tx:
         old = await password_hash_of(tx, identity)
     if old is None or not await use.passwords.fits(body.old_password, old):
-        raise ProblemError(problems.WRONG_PASSWORD)
+        raise ProblemError(problems.IDENTITY_UNPROVEN)
     await use.sign_in_rate.give_back(guesses)
     if not await _set_password(use, principal, identity, body.new_password, instead_of=old):
-        raise ProblemError(problems.WRONG_PASSWORD, "It was changed by another request just now.")
+        raise ProblemError(
+            problems.IDENTITY_UNPROVEN, "It was changed by another request just now."
+        )
     return no_content()
 
 

@@ -217,7 +217,8 @@ async def change_role(user_id: UUID, body: RoleIn, principal: Admin, use: Use) -
 async def erase(user_id: UUID, principal: Admin, use: Use) -> Response:
     """Erase everything personal about a user; the orders and the ledger keep a bare number.
 
-    Mails that wait for them are called off, and those that were sent lose address and content.
+    Orders lose their `metadata` and payments their `description`. Mails that wait for them are
+    called off, and those that were sent lose address and content.
     """
     shown = profile_key(principal.tenant, user_id), top_customers_key(principal.tenant)
     try:

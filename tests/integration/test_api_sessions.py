@@ -45,7 +45,7 @@ async def test_without_the_old_password_nothing_changes_and_guesses_are_few(api:
     for _ in range(9):  # as that many guesses would, without their hashes
         await api.services.sign_in_rate.hit(f"password:{user}")
     refused = await change(api, bearer, "a guess")
-    assert (refused.status_code, refused.json()["type"]) == (403, "/problems/wrong-password")
+    assert (refused.status_code, refused.json()["type"]) == (403, "/problems/identity-unproven")
     late = await change(api, bearer)
     assert (late.status_code, late.json()["type"]) == (429, "/problems/rate-limited")
     assert int(late.headers["Retry-After"]) > 0

@@ -12,6 +12,8 @@ depends_on = None
 PAYMENTS = """
 -- The gateway's events name their payment so, where they don't name it by our id.
 CREATE INDEX payment_gateway_id ON commerce.payment (gateway_id) WHERE gateway_id IS NOT NULL;
+-- Whoever is erased has theirs found; the flow's own payments are found by their order.
+CREATE INDEX payment_alone ON commerce.payment (tenant, user_id) WHERE order_id IS NULL;
 -- What the holder of the card says against the charge: for a person.
 ALTER TABLE commerce.payment ADD COLUMN dispute text;
 
@@ -70,5 +72,5 @@ def downgrade() -> None:
             DROP CONSTRAINT account_not_overdrawn, DROP COLUMN created_at,
             DROP COLUMN may_overdraw, DROP COLUMN balance;
         ALTER TABLE commerce.payment DROP COLUMN dispute;
-        DROP INDEX commerce.payment_gateway_id;
+        DROP INDEX commerce.payment_gateway_id, commerce.payment_alone;
     """)
