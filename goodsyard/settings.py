@@ -20,20 +20,26 @@ class Settings(BaseSettings):
 
 
 class EngineSettings(Settings):
-    """Where the queue's memory and its doorbell are: every process of Goodsyard needs them."""
+    """Where the queue's memory and its doorbell are: every process of Goodsyard needs them.
+
+    Their addresses hold passwords, so they are in no ``repr``.
+    """
 
     database_url: PostgresDsn = Field(
         description="PostgreSQL 18 or newer.",
         examples=["postgresql+psycopg://goodsyard:PASSWORD@127.0.0.1:5432/goodsyard"],
+        repr=False,
     )
     redis_url: RedisDsn = Field(
         description="Redis 7.2 or Valkey 8, or newer: cache and wake-ups, and the broker.",
         examples=["redis://:PASSWORD@127.0.0.1:6379/0"],
+        repr=False,
     )
     broker_url: RedisDsn | None = Field(
         default=None,
         description="Celery's broker, where it is another server than REDIS_URL.",
         examples=["redis://:PASSWORD@127.0.0.1:6379/1"],
+        repr=False,
     )
     log_format: str = Field(
         default="console",

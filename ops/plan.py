@@ -41,12 +41,16 @@ class _Given(Settings):
     """What a person may have set; `up` provides what is missing."""
 
     database_url: PostgresDsn | None = Field(
-        None, examples=["postgresql+psycopg://goodsyard:PASSWORD@127.0.0.1:5432/goodsyard"]
+        None,
+        examples=["postgresql+psycopg://goodsyard:PASSWORD@127.0.0.1:5432/goodsyard"],
+        repr=False,
     )
-    redis_url: RedisDsn | None = Field(None, examples=["redis://:PASSWORD@127.0.0.1:6379/0"])
+    redis_url: RedisDsn | None = Field(
+        None, examples=["redis://:PASSWORD@127.0.0.1:6379/0"], repr=False
+    )
     secret_key: SecretStr | None = None
     gateway_url: str | None = None
-    smtp_url: str | None = None
+    smtp_url: str | None = Field(None, repr=False)
     mail_from: EmailStr | None = Field(None, examples=["shop@example.com"])
     flower_basic_auth: SecretStr | None = None
 
