@@ -20,7 +20,7 @@ import httpx
 import psycopg
 import pytest
 from redis import Redis
-from tornado.web import URLSpec
+from tornado.routing import URLSpec
 from typer.testing import CliRunner
 
 from ops.cli import app

@@ -51,7 +51,7 @@ def test_no_group_of_settings_is_forgotten_by_the_table() -> None:
     assert all(any(issubclass(known, group) for known in listed) for group in public), public
 
 
-PLANTED = "correct-horse-battery-staple"
+PLANTED = "correct-horse-battery-staple-correct"
 _ADDRESSES: dict[str, object] = {
     "database_url": f"postgresql+psycopg://goodsyard:{PLANTED}@127.0.0.1/goodsyard",
     "redis_url": f"rediss://:{PLANTED}@127.0.0.1:6379/0",
