@@ -22,7 +22,9 @@ BATCH = 1_000
 @asynccontextmanager
 async def connected(ground: Ground) -> AsyncIterator[Producer]:
     """Open what a producer needs: one connection to Postgres and one to Redis."""
-    engine = open_engine(ground.sqlalchemy, pool_size=1, application_name="goodsyard benchmark")
+    engine = open_engine(
+        ground.sqlalchemy, pool_size=1, application_name="goodsyard benchmark", keep_plans=True
+    )
     client = doorbell.connect(ground.redis)
     bell, sessions = doorbell.Doorbell(client), session_factory(engine)
     lane = Express(sessions, client)

@@ -36,12 +36,16 @@ from producers.waiting import News
 POOL_SIZE = 10
 """Connections a process has: more transactions at once than that make two cores no faster."""
 
+ACCEPTING = 4
+"""Connections besides, for statements that accept a job each and are planned once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """What every request may use."""
 
     sessions: Sessions
+    accepting: Sessions
     redis: redis.asyncio.Redis
     doorbell: Doorbell
     lane: Express
@@ -70,6 +74,12 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
     engine = open_engine(
         str(settings.database_url), pool_size=POOL_SIZE, application_name="goodsyard-api"
     )
+    accepting = open_engine(
+        str(settings.database_url),
+        pool_size=ACCEPTING,
+        application_name="goodsyard-api accepting",
+        keep_plans=True,
+    )
     client, queues = doorbell.connect(str(settings.redis_url)), doorbell.connect(settings.broker)
     sessions, bell = session_factory(engine), Doorbell(client)
     submission = Submission(sessions, bell)
@@ -78,6 +88,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
     cache = CacheService(client, caching)
     services = Services(
         sessions=sessions,
+        accepting=session_factory(accepting),
         redis=client,
         doorbell=bell,
         lane=Express(sessions, queues),
@@ -114,6 +125,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         await services.doorbell.close()
         await client.aclose()
         await queues.aclose()
+        await accepting.dispose()
         await engine.dispose()
 
 

@@ -265,6 +265,8 @@ async def open_saga(
         tenant, user = await _move_in(yard, email)
         flow = build_flow(gateway, mailer, Webhook(postman, sessions))
         executor = Executor(flow, sessions, yard.bell, worker)
+        async with sessions.begin() as tx:
+            await tx.connection()  # what SQLAlchemy asks a server at first is no cost of a chunk
         try:
             yield Saga(yard, sandbox, executor, http, tenant, user, email, worker)
         finally:

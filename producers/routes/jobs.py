@@ -84,7 +84,7 @@ async def submit(
         trace_context=trace_context(request),
     )
     if body.unique_key is None and await stage_under_key(
-        use.sessions, use.doorbell, use.lane, key, staged
+        use.accepting, use.doorbell, use.lane, key, staged
     ):
         job_id, state, repeated = staged.id, JobState.WAITING, False
     else:

@@ -9,7 +9,7 @@ import httpx
 from sqlalchemy import text
 
 from tests.integration.conftest import Api, order_for
-from tests.integration.test_costs import costs_of
+from tests.integration.test_costs import counted_costs
 
 MAIL = {"to": "someone@example.com", "message_subject": "Hello", "body": "There"}
 
@@ -64,7 +64,7 @@ async def test_a_job_of_a_public_kind_is_accepted_once(api: Api) -> None:
 
 async def test_a_lone_job_costs_one_statement(api: Api) -> None:
     await _submit(api, "another", priority=1)  # the key that is shown is looked up by now
-    with costs_of(api.services.sessions) as costs:
+    with counted_costs() as costs:
         assert (await _submit(api, "a")).status_code == 202
     assert len(costs.statements) == 1
 

@@ -19,7 +19,7 @@ from producers.order_shapes import OrderIn
 from producers.problems import ProblemError
 from producers.submission import PATH, Accepted, Verdict
 from tests.integration.conftest import Api, order_for
-from tests.integration.test_costs import costs_of
+from tests.integration.test_costs import counted_costs
 
 MANY = 20
 PATIENCE = 10.0
@@ -96,10 +96,10 @@ async def user(api: Api) -> str:
 
 async def test_a_lone_submit_costs_one_statement_and_a_replay_five(api: Api, user: str) -> None:
     await api.http.get("/v1/orders")  # the key is looked up at its first use
-    with costs_of(api.services.sessions) as costs:
+    with counted_costs() as costs:
         assert (await api.submit(order_for(user), "once")).status_code == 202
     assert len(costs.statements) == 1
-    with costs_of(api.services.sessions) as costs:
+    with counted_costs() as costs:
         assert (await api.submit(order_for(user), "once")).status_code == 202
     assert len(costs.statements) == 5
 
@@ -108,7 +108,7 @@ async def test_a_lone_submit_costs_one_statement_and_a_replay_five(api: Api, use
 async def test_a_bulk_costs_one_statement(api: Api, user: str, size: int) -> None:
     bulk = [order_for(user, idempotency_key=f"k{number}") for number in range(size)]
     await api.http.get("/v1/orders")
-    with costs_of(api.services.sessions) as costs:
+    with counted_costs() as costs:
         answer = await api.http.post("/v1/orders/bulk", json={"orders": bulk})
     assert {result["status"] for result in answer.json()["results"]} == {202}
     assert len(costs.statements) == 1
@@ -117,7 +117,7 @@ async def test_a_bulk_costs_one_statement(api: Api, user: str, size: int) -> Non
 
 async def test_orders_that_come_at_once_share_a_commit(api: Api, user: str) -> None:
     wishes = [wish(f"k{number}", order_for(user)) for number in range(MANY)]
-    with costs_of(api.services.sessions) as costs:
+    with counted_costs() as costs:
         verdicts = await ask(api, *wishes)
     assert len(costs.statements) == 1
     assert (await orders(api), await commits(api)) == (MANY, 1)

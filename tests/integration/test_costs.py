@@ -17,12 +17,11 @@ from unittest.mock import patch
 import psycopg
 import pytest
 import redis.asyncio
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.orders.rules import PLENTY, Line
 from goodsyard import doorbell, publisher
-from goodsyard.database import Sessions
 from goodsyard.flow import DatabaseHandler
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome
@@ -47,9 +46,9 @@ class Costs:
 
 
 @contextmanager
-def costs_of(sessions: Sessions) -> Iterator[Costs]:
-    """Count the statements that psycopg sends meanwhile, and the commits of ``sessions``."""
-    costs, engine = Costs(), sessions.kw["bind"].sync_engine
+def counted_costs() -> Iterator[Costs]:
+    """Count the statements and commits that anybody sends meanwhile."""
+    costs = Costs()
     execute = psycopg.AsyncCursor.execute
 
     async def counted(cursor: Cursor, statement: Any, *arguments: Any, **more: Any) -> Cursor:  # noqa: ANN401 - as psycopg has it
@@ -59,10 +58,10 @@ def costs_of(sessions: Sessions) -> Iterator[Costs]:
     def on_commit(_: object) -> None:
         costs.commits += 1
 
-    event.listen(engine, "commit", on_commit)
+    event.listen(Engine, "commit", on_commit)
     with patch.object(psycopg.AsyncCursor, "execute", counted):
         yield costs
-    event.remove(engine, "commit", on_commit)
+    event.remove(Engine, "commit", on_commit)
 
 
 @asynccontextmanager
@@ -110,7 +109,7 @@ async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_database_chunk_costs_two_statements_and_a_commit(yard: Yard, size: int) -> None:
     deliveries = await yard.deliver(*[Note()] * size)
-    with costs_of(yard.sessions) as costs:
+    with counted_costs() as costs:
         await yard.run(DatabaseHandler(Note, leave_alone), deliveries)
     assert set(await yard.states([job for job, _ in deliveries])) == {"succeeded"}
     assert (len(costs.statements), costs.commits) == (2, 1)
@@ -121,7 +120,7 @@ async def test_an_external_chunk_costs_three_statements_and_two_commits(
     yard: Yard, size: int
 ) -> None:
     deliveries = await yard.deliver(*[Ask()] * size)
-    with costs_of(yard.sessions) as costs:
+    with counted_costs() as costs:
         await yard.run(Echo(), deliveries)
     assert set(await yard.states([job for job, _ in deliveries])) == {"succeeded"}
     assert (len(costs.statements), costs.commits) == (3, 2)
@@ -129,7 +128,7 @@ async def test_an_external_chunk_costs_three_statements_and_two_commits(
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_staging_jobs_costs_one_statement(yard: Yard, size: int) -> None:
-    with costs_of(yard.sessions) as costs:
+    with counted_costs() as costs:
         await yard.stage(*[Note()] * size)
     assert (len(costs.statements), costs.commits) == (1, 1)
 
@@ -145,7 +144,7 @@ async def test_a_relay_sends_a_chunk_with_one_statement_and_one_command(
         await relay.run_once(statements)  # it looks for what is due, and at the queues, ahead
         ids = await yard.stage(*[Note()] * size)
         relay.wake([Note.kind])
-        with costs_of(yard.sessions) as costs:
+        with counted_costs() as costs:
             async with commands_of(client) as commands:
                 await relay.run_once(statements)
     assert set(await yard.states(ids)) == {"dispatched"}
@@ -170,7 +169,7 @@ async def test_a_chunk_of_orders_costs_seven_statements_beside_the_engines(
     saga: Saga, size: int
 ) -> None:
     await order(saga, size)
-    with costs_of(saga.yard.sessions) as costs:
+    with counted_costs() as costs:
         await saga.deliver(ProcessOrder.kind)
     assert {await saga.status(order_id) for order_id in saga.orders} == {"reserved"}
     assert costs.commits == 2  # the dispatch's as well
@@ -183,7 +182,7 @@ async def test_a_chunk_of_charges_costs_nine_statements_beside_the_engines(
 ) -> None:
     await order(saga, size)
     await saga.deliver(ProcessOrder.kind)
-    with costs_of(saga.yard.sessions) as costs:
+    with counted_costs() as costs:
         await saga.deliver(ChargePayment.kind)
     assert {await saga.status(order_id) for order_id in saga.orders} == {"paid"}
     settlements = costs.commits - 2  # the dispatch's and the lease's
