@@ -19,7 +19,6 @@ from ops.roles import Role
 from producers.app import create_app
 from producers.services import Services
 from producers.settings import ApiSettings
-from tests.conftest import Servers, fresh_database
 from tests.harness.logins import login
 from tests.saga import SECRET_KEY, Saga, Sandbox, open_saga, run_sandbox
 from tests.yard import Yard, open_yard
@@ -119,17 +118,10 @@ async def api(api_settings: ApiSettings, sessions: Sessions) -> AsyncIterator[Ap
         yield Api(http, app, sessions)
 
 
-@pytest.fixture(scope="session")
-def yard_url(servers: Servers, postgres_url: str) -> Iterator[str]:
-    """One database for all yards in turn: to empty it is far quicker than to make another."""
-    with fresh_database(servers) as url:
-        yield url
-
-
 @pytest.fixture
-async def yard(yard_url: str, redis_url: str) -> AsyncIterator[Yard]:
+async def yard(database_url: str, redis_url: str) -> AsyncIterator[Yard]:
     """The engine, with two kinds of job whose effects can be counted."""
-    engine = open_engine(yard_url, pool_size=10, application_name="tests")
+    engine = open_engine(database_url, pool_size=10, application_name="tests")
     async with open_yard(session_factory(engine), redis_url) as opened:
         yield opened
     await engine.dispose()
@@ -143,9 +135,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-async def saga(yard: Yard, yard_url: str, sandbox: Sandbox) -> AsyncIterator[Saga]:
+async def saga(yard: Yard, database_url: str, sandbox: Sandbox) -> AsyncIterator[Saga]:
     """A shop whose orders move on step by step; its jobs may do what a worker may."""
-    engine = open_engine(login(yard_url, Role.WORKER), pool_size=10, application_name="tests")
+    engine = open_engine(login(database_url, Role.WORKER), pool_size=10, application_name="tests")
     async with open_saga(yard, sandbox, session_factory(engine)) as opened:
         yield opened
     await engine.dispose()

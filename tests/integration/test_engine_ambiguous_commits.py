@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import ClassVar
 from uuid import uuid4
 
 import pytest
@@ -14,7 +13,6 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import database
-from goodsyard.contracts import Policy
 from goodsyard.database import open_engine, send_ahead, session_factory
 from goodsyard.execution import is_outage
 from goodsyard.flow import DatabaseHandler
@@ -22,14 +20,7 @@ from goodsyard.job import Job, JobState
 from goodsyard.outcomes import Outcome
 from tests.askers import Slow, called
 from tests.harness.proxy import Proxy
-from tests.yard import NOTES, Ask, Asker, Note, Yard, note_all, until
-
-
-class AskOnce(Ask):
-    """Asks somebody who keeps no key of ours: a second call could do a second harm."""
-
-    kind: ClassVar[str] = "test.ask_once"
-    policy: ClassVar[Policy] = Policy(queue="payments", repeatable=False)
+from tests.yard import NOTES, Ask, Asker, AskOnce, Note, Yard, note_all, until
 
 
 class OnceAsker(Asker):
@@ -47,18 +38,18 @@ NOTES_AHEAD = DatabaseHandler(Note, note_ahead)
 
 
 @pytest.fixture
-def proxy(yard_url: str) -> Iterator[Proxy]:
+def proxy(database_url: str) -> Iterator[Proxy]:
     """The way to Postgres."""
-    port = make_url(yard_url).port
+    port = make_url(database_url).port
     assert port is not None
     with Proxy(port) as opened:
         yield opened
 
 
 @pytest.fixture
-async def far_yard(yard: Yard, yard_url: str, proxy: Proxy) -> AsyncIterator[Yard]:
+async def far_yard(yard: Yard, database_url: str, proxy: Proxy) -> AsyncIterator[Yard]:
     """The engine, at the other end of the proxy."""
-    engine = open_engine(proxy.url(yard_url), pool_size=4, application_name="tests")
+    engine = open_engine(proxy.url(database_url), pool_size=4, application_name="tests")
     yield Yard(session_factory(engine), yard.bell)
     await engine.dispose()
 

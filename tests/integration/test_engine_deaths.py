@@ -49,10 +49,10 @@ async def bring_back(yard: Yard, contract: type[Contract]) -> list[Delivery]:
     ],
 )
 async def test_a_database_chunk_takes_effect_as_a_whole_or_not_at_all(
-    yard: Yard, yard_url: str, redis_url: str, failpoint: str, state: str
+    yard: Yard, database_url: str, redis_url: str, failpoint: str, state: str
 ) -> None:
     (delivery,) = await yard.deliver(Note(line="x"))
-    await run_and_die(failpoint, yard_url, redis_url, Note.kind, delivery)
+    await run_and_die(failpoint, database_url, redis_url, Note.kind, delivery)
     assert await yard.notes() == (["x"] if state == "succeeded" else [])
     assert await yard.states([delivery[0]]) == [state]
     await comes_to_its_end(yard, NOTES, delivery)
@@ -68,10 +68,10 @@ async def test_a_database_chunk_takes_effect_as_a_whole_or_not_at_all(
     ],
 )
 async def test_an_external_chunk_is_settled_as_a_whole_or_not_at_all(
-    yard: Yard, yard_url: str, redis_url: str, failpoint: str, state: str
+    yard: Yard, database_url: str, redis_url: str, failpoint: str, state: str
 ) -> None:
     (delivery,) = await yard.deliver(Ask(line="x"))
-    await run_and_die(failpoint, yard_url, redis_url, Ask.kind, delivery)
+    await run_and_die(failpoint, database_url, redis_url, Ask.kind, delivery)
     assert await yard.notes() == (["x"] if state == "succeeded" else [])
     assert await yard.states([delivery[0]]) == [state]
     await comes_to_its_end(yard, Asker(), delivery)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import ClassVar
 from uuid import uuid4
 
 import pytest
@@ -12,19 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import calls_out, claims, execution
 from goodsyard.claims import Claimed
-from goodsyard.contracts import Policy
 from goodsyard.flow import ExternalHandler
 from goodsyard.job import Job, JobState
 from goodsyard.outcomes import Outcome
 from tests.askers import PATIENCE, Picky, Slow, asked_in_vain, called
-from tests.yard import Ask, Asker, Yard, until
-
-
-class AskOnce(Ask):
-    """Asks somebody who keeps no key of ours: a second call could do a second harm."""
-
-    kind: ClassVar[str] = "test.ask_once"
-    policy: ClassVar[Policy] = Policy(queue="payments", repeatable=False)
+from tests.yard import Ask, Asker, AskOnce, Yard, until
 
 
 async def test_an_exception_in_one_call_does_not_touch_its_neighbours(yard: Yard) -> None:

@@ -18,8 +18,13 @@ TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """One of its own, since these tests drop tables."""
+    return own_database_url
+
+
+@pytest.fixture
 async def yard(sessions: Sessions, redis_url: str) -> AsyncIterator[Yard]:
-    """A yard in a database of its own, since these tests drop tables."""
     async with open_yard(sessions, redis_url) as opened:
         yield opened
 

@@ -5,28 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import ClassVar
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import claims, heartbeat, sweeper
-from goodsyard.contracts import Contract, Policy
+from goodsyard.contracts import Contract
 from goodsyard.dispatch import DISPATCH_SECONDS, QUARANTINE, QUARANTINE_AFTER
 from goodsyard.flow import DatabaseHandler
 from goodsyard.heartbeat import Worker
 from goodsyard.job import Job, JobState
 from goodsyard.outcomes import Outcome
 from goodsyard.sweeper import ALIVE_SECONDS, CRASH_BUDGET, SILENT_SECONDS, Returned
-from tests.yard import NOTES, Ask, Note, Yard, note_all
-
-
-class AskOnce(Ask):
-    """Asks somebody who keeps no key of ours."""
-
-    kind: ClassVar[str] = "test.ask_once"
-    policy: ClassVar[Policy] = Policy(queue="payments", repeatable=False)
+from tests.yard import NOTES, Ask, AskOnce, Note, Yard, note_all
 
 
 async def sweep(

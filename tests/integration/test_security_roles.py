@@ -29,6 +29,12 @@ from workers.sweep import Sweep
 
 
 @pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """One of its own, since these tests change what a role may do."""
+    return own_database_url
+
+
+@pytest.fixture
 async def seen_by(database_url: str) -> AsyncIterator[Callable[[Role], Sessions]]:
     """Transactions of each role on this test's database."""
     async with AsyncExitStack() as stack:

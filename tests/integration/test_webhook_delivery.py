@@ -327,13 +327,13 @@ async def test_an_endpoint_that_hangs_holds_up_no_other(
 
 
 async def test_a_worker_killed_between_send_and_settlement_sends_again_under_the_same_id(
-    saga: Saga, endpoint: Endpoint, receiver: Receiver, yard_url: str, redis_url: str
+    saga: Saga, endpoint: Endpoint, receiver: Receiver, database_url: str, redis_url: str
 ) -> None:
     (job,) = await tell(endpoint)
     ((_, fence),) = await saga.yard.dispatch(SendWebhook.kind)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.mortal", yard_url, redis_url, SendWebhook.kind, str(job), str(fence)),
+        *("-m", "tests.mortal", database_url, redis_url, SendWebhook.kind, str(job), str(fence)),
         cwd=ROOT,
         env=os.environ | {"GOODSYARD_FAILPOINT": "before_settle"},
     )
