@@ -86,7 +86,7 @@ async def _cancel_reserved(tx: AsyncSession, order: LockedOrder) -> None:
         await payment_rows.move(tx, {payment_id: Verdict(PaymentState.CANCELLED)})
         await events.tell(tx, payments=[payment_id])
         needs = needs_of(await order_rows.demands(tx, [order.id]))
-        await stock_rows.hand_out(tx, taken={}, released=needs)
+        await stock_rows.release(tx, needs)
         await _end(tx, order)
 
 

@@ -80,7 +80,7 @@ async def expire(jobs: Sequence[Job[ExpireReservation]], tx: AsyncSession) -> Se
     await payment_rows.move(tx, dict.fromkeys(expired.values(), cancelled))
     await order_rows.move(tx, dict.fromkeys(expired, (OrderStatus.CANCELLED, EXPIRED)))
     await events.tell(tx, orders=expired, payments=expired.values())
-    await stock_rows.hand_out(tx, taken={}, released=needs_of(demands))
+    await stock_rows.release(tx, needs_of(demands))
     return [_outcome(job, expired, orders) for job in jobs]
 
 

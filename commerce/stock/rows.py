@@ -81,6 +81,11 @@ async def hand_out(
     await _change(tx, on_hand=gone, reserved=no_longer)
 
 
+async def release(tx: AsyncSession, pieces: Mapping[Sku, int]) -> None:
+    """Put pieces that were set aside back on the shelf."""
+    await hand_out(tx, taken={}, released=pieces)
+
+
 async def restock(tx: AsyncSession, pieces: Mapping[Sku, int]) -> None:
     """Put pieces that were handed out back on the shelf."""
     await _change(tx, on_hand=pieces, reserved={})
