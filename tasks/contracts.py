@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
@@ -112,6 +113,12 @@ class RefreshPayment(Contract):
         return self.payment_id
 
 
+Moment = Annotated[
+    AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), le=datetime(9999, 1, 1, tzinfo=UTC))
+]
+"""A time that the gateway, Postgres and Python can all count from, with a day to spare."""
+
+
 class ReconcilePayments(Contract):
     """Compare the gateway's charges and refunds of a period with the ledger: a report."""
 
@@ -120,8 +127,8 @@ class ReconcilePayments(Contract):
     public: ClassVar[bool] = True
     policy: ClassVar[Policy] = Policy(queue="payments", chunk=1)
 
-    since: AwareDatetime
-    until: AwareDatetime
+    since: Moment
+    until: Moment
 
 
 class SendEmail(Contract):

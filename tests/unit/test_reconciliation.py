@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+from pydantic import ValidationError
+
 from commerce.payments.reconciliation import Charge, Period, Refund, Statement, report
+from tasks.contracts import ReconcilePayments
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PERIOD = Period(NOON - timedelta(hours=1), NOON + timedelta(hours=1))
@@ -40,3 +44,11 @@ def test_what_lies_outside_the_period_is_no_difference() -> None:
     nothing = Statement([], [])
     assert is_balanced(old, nothing)
     assert is_balanced(nothing, old)
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_a_period_that_no_clock_can_count_is_refused_before_it_is_a_job(moment: str) -> None:
+    for since, until in ((moment, NOON), (NOON, moment)):
+        with pytest.raises(ValidationError):
+            ReconcilePayments.model_validate({"since": since, "until": until})
+    assert ReconcilePayments(since=PERIOD.since, until=PERIOD.until)
