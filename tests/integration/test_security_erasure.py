@@ -241,3 +241,15 @@ async def test_the_history_of_mails_is_found_by_address_through_an_index(api: Ap
             )
         )
         assert "lower((payload ->> 'to'::text))" in "\n".join(plan.all())
+
+
+async def test_payments_without_an_order_are_found_by_their_user_through_an_index(api: Api) -> None:
+    async with api.sessions.begin() as tx:
+        await tx.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = await tx.scalars(
+            text(
+                "EXPLAIN SELECT id FROM commerce.payment WHERE tenant = 1 AND order_id IS NULL "
+                "AND user_id = '0198a6b0-0000-7000-8000-000000000000'"
+            )
+        )
+        assert "payment_alone" in "\n".join(plan.all())
