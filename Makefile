@@ -53,9 +53,17 @@ demo: install ## start everything, send 6,919 real orders through it, check the 
 up: install ## start everything and stay: API, workers, relay, Flower, on embedded servers
 	@$(VENV)/bin/goodsyard up $(ARGS)
 
+# pytest keeps what it made of each module, and every process started finds it, also where the
+# environment says otherwise: made anew, that is a minute of CPU.
+test faults fuzz fuzz-api: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: test
 test: install ## the test suite, against servers it starts itself; ten minutes at the most
 	@$(RUN) pytest --numprocesses 2 --dist loadfile -m "not long" $(ARGS)
+
+.PHONY: test-live
+test-live: install ## the tests of the API once more, over TCP to a server as it is shipped
+	@$(RUN) pytest tests/integration/test_api_*.py --live $(ARGS)
 
 .PHONY: faults
 faults: install ## every row of the fault matrix, those that take their time included

@@ -46,6 +46,13 @@ _EMPTY = """
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know the option of ``make test-live``."""
+    parser.addoption(
+        "--live", action="store_true", help="ask an API process over TCP, not the app in ours"
+    )
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked ``docker`` where no engine answers: a client alone says nothing."""
     reason = why_no_engine() if item.get_closest_marker("docker") else None

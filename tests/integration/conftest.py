@@ -1,4 +1,4 @@
-"""The engine, and the API in process, on a test's own database and Redis."""
+"""The engine, and the API in process or live, on a test's own database and Redis."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ops.roles import Role
 from producers.app import create_app
 from producers.services import Services
 from producers.settings import ApiSettings
+from tests.harness.live import LiveServers
 from tests.harness.logins import login
 from tests.saga import SECRET_KEY, Saga, Sandbox, open_saga, run_sandbox
 from tests.yard import Yard, open_yard
@@ -31,8 +32,15 @@ class Api:
     """A caller with the scope ``admin``, and what tests want to know of the process behind it."""
 
     http: httpx.AsyncClient
-    app: FastAPI
+    process: FastAPI | None
+    """The application, where it runs in ours: a live server's can't be reached into."""
     sessions: Sessions
+
+    @property
+    def app(self) -> FastAPI:
+        """The application itself, for tests that are marked ``in_process``."""
+        assert self.process is not None, "a test of this kind is marked in_process, with its reason"
+        return self.process
 
     @property
     def services(self) -> Services:
@@ -100,19 +108,45 @@ def api_settings(database_url: str, redis_url: str) -> ApiSettings:
     return ApiSettings.model_validate(settings)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Ask a live server too what is marked ``live``, or with ``--live`` it alone, whatever can."""
+    if "api" not in metafunc.fixturenames:
+        return
+    apart = metafunc.definition.get_closest_marker("in_process")
+    if metafunc.config.getoption("--live"):
+        marks = [pytest.mark.skip(reason=f"in process only: it {apart.args[0]}")] if apart else []
+        metafunc.parametrize("api", [pytest.param("live", marks=marks)], indirect=True)
+    elif metafunc.definition.get_closest_marker("live"):
+        metafunc.parametrize("api", ["in process", "live"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def live_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServers]:
+    """API processes, started when they are first asked for."""
+    with LiveServers(tmp_path_factory.mktemp("live")) as servers:
+        yield servers
+
+
 @pytest.fixture
-async def api(api_settings: ApiSettings, sessions: Sessions) -> AsyncIterator[Api]:
+async def api(
+    request: pytest.FixtureRequest,
+    api_settings: ApiSettings,
+    sessions: Sessions,
+    live_servers: LiveServers,
+) -> AsyncIterator[Api]:
     """The API, started, and a caller who may do everything in the tenant ``shop``."""
-    app = create_app(api_settings)
     async with sessions.begin() as tx:
         key = await create_api_key(tx, "shop", "admin of tests", ["admin"], unlimited=True)
+    called: dict[str, Any] = {"headers": {"Authorization": f"Bearer {key}"}, "timeout": 40}
+    if getattr(request, "param", "in process") == "live":
+        async with httpx.AsyncClient(base_url=live_servers.url(api_settings), **called) as http:
+            yield Api(http, None, sessions)
+        return
+    app = create_app(api_settings)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(app),
-            base_url="http://api.test",
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=40,
+            transport=httpx.ASGITransport(app), base_url="http://api.test", **called
         ) as http,
     ):
         yield Api(http, app, sessions)

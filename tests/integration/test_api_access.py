@@ -18,6 +18,7 @@ from producers.settings import ApiSettings
 from tests.integration.conftest import Api, order_for
 
 
+@pytest.mark.in_process("opens further connections to the application itself")
 async def test_without_a_valid_key_nothing_is_told(api: Api) -> None:
     bad = (None, "", "Bearer", "Bearer x", "Basic abc", "Bearer gy_live_0123456789abcdef_wrong")
     for authorization in bad:
@@ -140,6 +141,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authentication, "REMEMBER_SECONDS", 0.2)
 
 
+@pytest.mark.in_process("changes what the process goes by")
 async def test_a_key_revoked_elsewhere_is_refused_within_seconds(brief: None, api: Api) -> None:
     key = await api.key("stock:read")
     bearer = {"Authorization": f"Bearer {key}"}

@@ -215,6 +215,7 @@ async def test_only_a_token_of_ours_that_is_good_now_opens_anything(api: Api) ->
     assert (await api.http.get("/v1/users/me", headers=as_token)).status_code == 401
 
 
+@pytest.mark.in_process("changes what the process goes by")
 async def test_the_token_of_somebody_who_was_erased_opens_nothing(brief: None, api: Api) -> None:
     user, bearer = await person(api, "gus")
     assert (await api.http.get("/v1/users/me", headers=bearer)).status_code == 200
@@ -223,6 +224,7 @@ async def test_the_token_of_somebody_who_was_erased_opens_nothing(brief: None, a
     assert (await ask(api, "gus")).json()["error"] == "invalid_grant"
 
 
+@pytest.mark.in_process("changes what the process goes by")
 async def test_a_role_that_was_changed_elsewhere_holds_within_seconds(
     brief: None, api: Api
 ) -> None:

@@ -25,6 +25,8 @@ from tests.integration.conftest import Api
 from tests.integration.till import Document, Till, open_till
 from tests.saga import VISA, Booking, Sandbox
 
+pytestmark = pytest.mark.in_process("opens further connections to the application itself")
+
 SECRET, OLD_SECRET, GUESSED = "whsec_of_the_test", "whsec_that_goes", "whsec_guessed"
 CAPTURE = Booking("gateway", "sales", 1_499, "capture")
 BY_HAND = {"Authorization": "Bearer sk_test_by_hand"}

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
 from sqlalchemy import text
 
 from tests.integration.conftest import Api, order_for
@@ -62,6 +63,7 @@ async def test_a_job_of_a_public_kind_is_accepted_once(api: Api) -> None:
     assert nameless.json()["type"] == "/problems/idempotency-key-required"
 
 
+@pytest.mark.in_process("counts or explains the statements of the process")
 async def test_a_lone_job_costs_one_statement(api: Api) -> None:
     await _submit(api, "another", priority=1)  # the key that is shown is looked up by now
     with counted_costs() as costs:

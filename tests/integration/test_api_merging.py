@@ -21,6 +21,8 @@ from producers.submission import PATH, Accepted, Verdict
 from tests.integration.conftest import Api, order_for
 from tests.integration.test_costs import counted_costs
 
+pytestmark = pytest.mark.in_process("counts what the process does in one transaction")
+
 MANY = 20
 PATIENCE = 10.0
 """Seconds that are plenty for a transaction."""

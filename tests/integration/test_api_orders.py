@@ -7,6 +7,7 @@ import time
 from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import text
 
 from commerce.money import MAX_AMOUNT
@@ -21,6 +22,7 @@ async def _count(api: Api, table: str) -> int:
         return found
 
 
+@pytest.mark.live
 async def test_an_accepted_order_is_answered_with_its_job_and_its_place(api: Api) -> None:
     user = await api.user()
     answer = await api.submit(order_for(user, metadata={"cart": [1, 2]}))
@@ -35,6 +37,7 @@ async def test_an_accepted_order_is_answered_with_its_job_and_its_place(api: Api
     assert (shown["kind"], shown["subject"]) == ("orders.process", order["id"])
 
 
+@pytest.mark.live
 async def test_of_equal_submits_at_once_one_creates_an_order(api: Api) -> None:
     order = order_for(await api.user())
     for number in range(ROUNDS):
@@ -52,6 +55,7 @@ async def test_of_equal_submits_at_once_one_creates_an_order(api: Api) -> None:
     assert await _count(api, "goodsyard.job") == ROUNDS
 
 
+@pytest.mark.live
 async def test_a_replay_shows_the_same_order_as_it_is_now(api: Api) -> None:
     order = order_for(await api.user())
     first = (await api.submit(order, "once")).json()
@@ -88,6 +92,7 @@ async def test_a_key_is_of_use_to_each_tenant(api: Api) -> None:
     assert "Idempotent-Replayed" not in answer.headers
 
 
+@pytest.mark.live
 async def test_an_order_without_a_good_key_is_refused(api: Api) -> None:
     order = order_for(await api.user())
     for key in (None, b"", b"x" * 256, "schlüssel".encode(), b"tab\there"):
@@ -126,6 +131,7 @@ BAD = [
 ]
 
 
+@pytest.mark.live
 async def test_a_bad_order_is_told_where_and_keeps_its_key(api: Api) -> None:
     good = order_for(await api.user())
     for number, (change, pointer) in enumerate(BAD):
@@ -159,6 +165,7 @@ async def test_another_tenants_user_cannot_be_ordered_for(api: Api) -> None:
     assert answer.json()["errors"][0]["pointer"] == "#/user_id"
 
 
+@pytest.mark.live
 async def test_another_tenants_order_is_not_there(api: Api) -> None:
     order = (await api.submit(order_for(await api.user()))).json()["order"]
     other = await api.caller("admin", tenant="elsewhere")
@@ -212,6 +219,7 @@ async def test_lists_are_filtered(api: Api) -> None:
         assert answer.json()["errors"][0]["parameter"] == next(iter(bad))
 
 
+@pytest.mark.live
 async def test_a_pending_order_is_cancelled_at_once_and_its_job_with_it(api: Api) -> None:
     accepted = (await api.submit(order_for(await api.user()))).json()
     href = accepted["order"]["href"]
@@ -226,6 +234,7 @@ async def test_a_pending_order_is_cancelled_at_once_and_its_job_with_it(api: Api
     assert refused.json()["type"] == "/problems/order-state"
 
 
+@pytest.mark.live
 async def test_what_was_not_paid_is_not_refunded(api: Api) -> None:
     order = (await api.submit(order_for(await api.user()))).json()["order"]
     refund = f"{order['href']}/refund"

@@ -13,6 +13,8 @@ from sqlalchemy.engine import make_url
 
 from tests.integration.conftest import Api, order_for
 
+pytestmark = pytest.mark.in_process("counts or explains the statements of the process")
+
 ROWS = 20_000
 
 # Half of the history is another tenant's; ids are in the order of time, as real ones are.

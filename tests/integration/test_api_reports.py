@@ -106,6 +106,7 @@ async def other_process(api: Api, api_settings: ApiSettings) -> AsyncIterator[Ap
         yield Api(http, app, api.sessions)
 
 
+@pytest.mark.in_process("looks into the process")
 async def test_of_fifty_callers_of_two_processes_one_computes(api: Api, other_process: Api) -> None:
     await _ordered(api, await api.user(), 500)
     computed: list[str] = []
@@ -131,6 +132,7 @@ async def test_of_fifty_callers_of_two_processes_one_computes(api: Api, other_pr
     assert len(computed) == 1
 
 
+@pytest.mark.in_process("opens further connections to the application itself")
 async def test_a_customer_who_was_erased_is_a_bare_number_at_once(
     api: Api, other_process: Api
 ) -> None:

@@ -40,6 +40,7 @@ async def test_a_changed_password_ends_every_session_and_only_the_new_one_signs_
     assert await opens(api, {"Authorization": f"Bearer {token}"})
 
 
+@pytest.mark.in_process("looks into the process")
 async def test_without_the_old_password_nothing_changes_and_guesses_are_few(api: Api) -> None:
     user, bearer = await person(api, "bob")
     for _ in range(9):  # as that many guesses would, without their hashes
@@ -90,6 +91,7 @@ async def test_who_signs_out_everywhere_signs_in_again_with_the_same_password(ap
     assert not await opens(api, again)
 
 
+@pytest.mark.in_process("changes what the process goes by")
 async def test_another_process_takes_the_new_session_at_once_and_drops_the_old_in_seconds(
     monkeypatch: pytest.MonkeyPatch, api_settings: ApiSettings, api: Api
 ) -> None:

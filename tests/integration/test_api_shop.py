@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import event, text
 
 from commerce.accounts.profiles import profile_key
@@ -87,6 +88,7 @@ async def test_an_erased_user_is_gone_from_everywhere_but_the_row(api: Api) -> N
     assert tuple(row) == (None, None, None)
 
 
+@pytest.mark.in_process("looks into the process")
 async def test_a_read_that_began_before_the_erasure_brings_nobody_back(api: Api) -> None:
     user = UUID(await api.user())
     async with api.sessions.begin() as tx:
@@ -115,6 +117,7 @@ async def test_a_user_with_orders_under_way_is_not_erased(api: Api) -> None:
     assert (await api.http.delete(f"/v1/users/{user}")).status_code == 204
 
 
+@pytest.mark.in_process("counts or explains the statements of the process")
 async def test_a_users_orders_take_as_many_queries_for_one_as_for_many(api: Api) -> None:
     user = await api.user()
     statements: list[str] = []

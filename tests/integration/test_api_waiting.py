@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import event, text
 
 from goodsyard.doorbell import Doorbell

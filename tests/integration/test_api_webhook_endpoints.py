@@ -104,6 +104,7 @@ async def test_what_is_wrong_is_told_at_once_and_where(
     assert (await api.http.get(PATH)).json()["data"] == []
 
 
+@pytest.mark.in_process("changes what the process goes by")
 async def test_there_is_a_most_of_them(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("commerce.notifications.endpoints.MOST_ENDPOINTS", 2)
     for _ in range(2):

@@ -220,7 +220,8 @@ def test_the_wheel_carries_every_package_and_migration(
 
 
 @pytest.mark.parametrize(
-    "verb", ["install", "demo", "up", "test", "check", "audit", "secrets", "lock", "clean"]
+    "verb",
+    ["install", "demo", "up", "test", "test-live", "check", "audit", "secrets", "lock", "clean"],
 )
 def test_make_tells_of_every_verb(verb: str) -> None:
     told = _make(ROOT).stdout
