@@ -29,6 +29,30 @@ _OF_PARAMETERS = {
     "header": (problems.KEY_REQUIRED, problems.IN_FLIGHT, problems.KEY_REUSED),
 }
 
+_OF_RATES = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+_BY_STATUS = {
+    "401": ("WWW-Authenticate",),
+    "405": ("Allow",),
+    "429": ("Retry-After",),
+    "503": ("Retry-After",),
+}
+
+
+def _header(description: str, kind: str = "string") -> dict[str, Any]:
+    return {"description": description, "schema": {"type": kind}}
+
+
+_HEADERS = {
+    "X-Request-Id": _header("The request's own, if it sent a sane one: our logs have it too."),
+    "RateLimit-Limit": _header("Requests that are allowed in the window.", "integer"),
+    "RateLimit-Remaining": _header("Requests that are left.", "integer"),
+    "RateLimit-Reset": _header("Seconds until more are allowed.", "integer"),
+    "Retry-After": _header("Seconds to wait before the next try.", "integer"),
+    "WWW-Authenticate": _header("`Bearer`: what to authenticate with (RFC 6750)."),
+    "Allow": _header("The methods that the address takes."),
+    "Idempotent-Replayed": _header("`true` if an equal request was answered before."),
+}
+
 _REF = "#/components/schemas/{model}"
 
 
@@ -57,6 +81,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         schemas.pop(unused, None)
     for path, operation in _operations(document):
         _tell_refusals(path, operation)
+        _tell_headers(path, operation)
     return document
 
 
@@ -72,11 +97,25 @@ def _tell_refusals(path: str, operation: dict[str, Any]) -> None:
     responses.pop("422", None)  # the framework's own shape, which isn't ours
     shared = refusals(*_shared(path, operation))
     for status in {int(status) for status in responses if int(status) >= 400} | shared.keys():  # noqa: PLR2004 - HTTP's
-        told = [r["description"] for r in (responses.get(str(status)), shared.get(status)) if r]
+        declared = responses.get(str(status), {})
+        told = [r["description"] for r in (declared, shared.get(status)) if r]
         responses[str(status)] = {
+            **declared,
             "description": "; ".join(told),
             "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
         }
+
+
+def _tell_headers(path: str, operation: dict[str, Any]) -> None:
+    """Add the headers that answers have by their status and by what the call takes."""
+    takes_key = any(parameter["name"] == HEADER for parameter in operation.get("parameters", ()))
+    for status, response in operation["responses"].items():
+        names = ["X-Request-Id", *_BY_STATUS.get(status, ())]
+        if path.startswith(f"{VERSIONED}/"):
+            names += _OF_RATES
+        if takes_key and status.startswith("2"):
+            names.append("Idempotent-Replayed")
+        response["headers"] = {name: _HEADERS[name] for name in names} | response.get("headers", {})
 
 
 def _shared(path: str, operation: dict[str, Any]) -> Iterator[ProblemType]:

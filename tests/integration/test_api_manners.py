@@ -30,6 +30,7 @@ def _is_problem(answer: httpx.Response, status: int, name: str) -> dict[str, Any
     return problem
 
 
+@pytest.mark.live
 async def test_every_answer_has_its_headers(api: Api) -> None:
     for path in ("/v1/orders", "/v1/nowhere", "/healthz", "/problems/validation", "/docs"):
         headers = (await api.http.get(path)).headers
@@ -68,6 +69,7 @@ async def test_an_unknown_address_and_a_wrong_method_are_problems(api: Api) -> N
     assert (await api.http.head("/v1/orders")).status_code == 405
 
 
+@pytest.mark.live
 async def test_only_plain_json_is_read(api: Api) -> None:
     async def send(content: bytes, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -115,6 +117,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.live
 async def test_no_body_does_harm(api: Api) -> None:
     headers = {"Content-Type": "application/json"}
     for content in BROKEN:
@@ -143,6 +146,7 @@ async def test_a_body_is_read_up_to_its_limit(api: Api) -> None:
         _is_problem(answer, 413, "body-too-large")
 
 
+@pytest.mark.in_process("changes what the process goes by")
 async def test_a_body_that_never_ends_is_given_up(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +180,7 @@ async def test_each_type_of_problem_explains_itself(api: Api) -> None:
     _is_problem(await api.http.get("/problems/none"), 404, "not-found")
 
 
+@pytest.mark.in_process("changes what the process goes by")
 async def test_a_failure_of_ours_is_a_problem_and_tells_no_secret(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +220,23 @@ async def test_the_document_tells_of_every_call_and_refusal(api: Api) -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
+async def test_the_document_tells_of_the_headers_of_an_answer(api: Api) -> None:
+    document = (await api.http.get("/openapi.json")).json()
+    of_status = {"401": "WWW-Authenticate", "429": "Retry-After", "503": "Retry-After"}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            keyed = any(p["name"] == "Idempotency-Key" for p in operation.get("parameters", ()))
+            for status, response in operation["responses"].items():
+                expected = {"X-Request-Id"}
+                if path.startswith("/v1/"):
+                    expected |= {"RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"}
+                if status in of_status:
+                    expected.add(of_status[status])
+                if keyed and status.startswith("2"):
+                    expected.add("Idempotent-Replayed")
+                assert expected <= response["headers"].keys(), (method, path, status)
+
+
 async def test_the_docs_load_nothing_from_elsewhere(api: Api) -> None:
     page = await api.http.get("/docs")
     assert page.status_code == 200
@@ -226,6 +248,7 @@ async def test_the_docs_load_nothing_from_elsewhere(api: Api) -> None:
         assert (await api.http.get(place)).status_code == 200
 
 
+@pytest.mark.in_process("opens further connections to the application itself")
 async def test_health_readiness_and_metrics_ask_for_no_key(api: Api) -> None:
     await api.submit(order_for(await api.user()))
     async with httpx.AsyncClient(
