@@ -57,6 +57,10 @@ up: install ## start everything and stay: API, workers, relay, Flower, on embedd
 # environment says otherwise: made anew, that is a minute of CPU.
 test faults fuzz fuzz-api: export PYTHONDONTWRITEBYTECODE =
 
+# pytest keeps what it made of each module, and every process started finds it, also where the
+# environment says otherwise: to make it anew costs each pytest process seconds.
+test faults fuzz fuzz-api: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: test
 test: install ## the test suite, against servers it starts itself; ten minutes at the most
 	@$(RUN) pytest --numprocesses 2 --dist loadfile -m "not long" $(ARGS)
