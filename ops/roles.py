@@ -25,6 +25,7 @@ _READ, _ADD, _KEEP, _LOCK_AND_DELETE = (
     "SELECT, UPDATE, DELETE",  # FOR UPDATE takes the right to update
 )
 _CHANGE = "SELECT, UPDATE"
+_ADD_AND_REVOKE = "SELECT, INSERT, UPDATE (revoked_at)"
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 
 
@@ -52,7 +53,7 @@ PRIVILEGES: Final[Mapping[Role, Mapping[str, str]]] = MappingProxyType(
             "goodsyard.audit": _ADD,
             # No right to a tenant's plan or name: the one column is for its lock.
             "commerce.tenant": "SELECT, UPDATE (created_at)",
-            "commerce.api_key": "SELECT, INSERT, UPDATE (revoked_at)",
+            "commerce.api_key": _ADD_AND_REVOKE,
             "commerce.users": _KEEP,
             "commerce.stock": _KEEP,
             "commerce.orders": _KEEP,

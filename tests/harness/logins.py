@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import psycopg
 from sqlalchemy.engine import make_url
 
 from ops import roles
 from ops.roles import Role
 
-_PASSWORD = "of-the-tests-alone"  # noqa: S105 - of tests alone
+_PASSWORD = uuid4().hex
 
 
 def make_logins(database_url: str) -> None:
