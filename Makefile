@@ -54,10 +54,6 @@ up: install ## start everything and stay: API, workers, relay, Flower, on embedd
 	@$(VENV)/bin/goodsyard up $(ARGS)
 
 # pytest keeps what it made of each module, and every process started finds it, also where the
-# environment says otherwise: made anew, that is a minute of CPU.
-test faults fuzz fuzz-api: export PYTHONDONTWRITEBYTECODE =
-
-# pytest keeps what it made of each module, and every process started finds it, also where the
 # environment says otherwise: to make it anew costs each pytest process seconds.
 test faults fuzz fuzz-api: export PYTHONDONTWRITEBYTECODE =
 
