@@ -51,4 +51,4 @@ def test_a_period_that_no_clock_can_count_is_refused_before_it_is_a_job(moment: 
     for since, until in ((moment, NOON), (NOON, moment)):
         with pytest.raises(ValidationError):
             ReconcilePayments.model_validate({"since": since, "until": until})
-    assert ReconcilePayments(since=PERIOD.since, until=PERIOD.until)
+    ReconcilePayments(since=PERIOD.since, until=PERIOD.until)
