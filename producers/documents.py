@@ -50,6 +50,7 @@ _HEADERS = {
     "Retry-After": _header("Seconds to wait before the next try.", "integer"),
     "WWW-Authenticate": _header("`Bearer`: what to authenticate with (RFC 6750)."),
     "Allow": _header("The methods that the address takes."),
+    "Location": _header("The absolute path of what was made, or of where to follow it."),
     "Idempotent-Replayed": _header("`true` if an equal request was answered before."),
 }
 
@@ -115,6 +116,10 @@ def _tell_headers(path: str, operation: dict[str, Any]) -> None:
             names += _OF_RATES
         if takes_key and status.startswith("2"):
             names.append("Idempotent-Replayed")
+        if takes_key and status in {"201", "202"} and not path.endswith(("/retry", "/replay")):
+            names.append("Location")
+        if takes_key and status == "409":
+            names.append("Retry-After")
         response["headers"] = {name: _HEADERS[name] for name in names} | response.get("headers", {})
 
 
