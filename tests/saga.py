@@ -266,7 +266,8 @@ async def open_saga(
         flow = build_flow(gateway, mailer, Webhook(postman, sessions))
         executor = Executor(flow, sessions, yard.bell, worker)
         async with sessions.begin() as tx:
-            _ = await tx.connection()  # what SQLAlchemy asks a server at first is no cost of a chunk
+            # What SQLAlchemy asks a server at first is no cost of a chunk.
+            _ = await tx.connection()
         try:
             yield Saga(yard, sandbox, executor, http, tenant, user, email, worker)
         finally:
