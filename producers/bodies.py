@@ -267,10 +267,11 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _refuse_size(max_bytes: int) -> NoReturn:
+    # The connection stays: closed with the rest of the body unread, it would be reset, and the
+    # client might never read why. The protocol lets the rest go by, for as long as it has patience.
     raise ProblemError(
         problems.BODY_TOO_LARGE,
         f"The body is larger than {max_bytes // KIB} KiB, the most that this call reads.",
-        headers={"Connection": "close"},
     )
 
 
