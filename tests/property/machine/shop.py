@@ -199,7 +199,9 @@ class Shop:
         self._ask("reconcile", self._reconcile(), ahead)
 
     async def _reconcile(self) -> None:
-        asked = ReconcilePayments.model_validate({"since": 0, "until": self.time()})
+        asked = ReconcilePayments.model_validate(
+            {"since": "2000-01-01T00:00:00Z", "until": self.time()}
+        )
         async with self.sessions.begin() as tx:
             await stage(tx, [Staged(TENANT, asked)])
 
