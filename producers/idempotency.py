@@ -7,9 +7,10 @@ quoted string; a bare one is taken too, since most clients send it so.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import Depends, Header, Request
 from pydantic import JsonValue
@@ -114,6 +115,34 @@ async def claim(
     if not holder.same_request:
         raise ProblemError(problems.KEY_REUSED)
     return holder
+
+
+async def claim_job(
+    tx: AsyncSession,
+    tenant: int,
+    key: RequestKey,
+    resource: Mapping[str, JsonValue],
+    stage: Callable[[], Awaitable[UUID]],
+) -> tuple[KeyHolder, UUID]:
+    """Take the request's key and stage its job, or find the job that an equal request staged.
+
+    Args:
+        tx: the transaction.
+        tenant: the key's scope.
+        key: the request's.
+        resource: what the job works on.
+        stage: stages the job, in the transaction, and returns its id.
+
+    Raises:
+        KeyInFlightError: an equal request hasn't ended yet.
+        ProblemError: the key belongs to another request (422).
+    """
+    holder = await claim(tx, tenant, key, resource)
+    if not holder.won:
+        return holder, UUID(str(holder.resource["job"]))
+    job_id = await stage()
+    await request_keys.amend(tx, tenant, key.key, {**resource, "job": str(job_id)})
+    return holder, job_id
 
 
 def replayed(holder: KeyHolder) -> Mapping[str, str]:

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 
-from goodsyard import request_keys
 from producers import problems
 from producers.acceptance import Wish
 from producers.answers import JsonAnswer
@@ -24,6 +23,7 @@ from producers.idempotency import (
     RequestKey,
     RequiredKey,
     claim,
+    claim_job,
     parse_key,
     replayed,
 )
@@ -219,15 +219,14 @@ async def refund_order(
     tenant = principal.tenant
     amount = None if body is None else body.amount
     async with use.sessions.begin() as tx:
-        holder = await claim(tx, tenant, key, {"order": str(order_id)})
-        if holder.won:
-            with _refusals(order_id):
-                job_id = await cancellation.refund_order(tx, tenant, order_id, amount)
-            await request_keys.amend(
-                tx, tenant, key.key, {"order": str(order_id), "job": str(job_id)}
+        with _refusals(order_id):
+            holder, job_id = await claim_job(
+                tx,
+                tenant,
+                key,
+                {"order": str(order_id)},
+                lambda: cancellation.refund_order(tx, tenant, order_id, amount),
             )
-        else:
-            job_id = UUID(str(holder.resource["job"]))
         order = (await read_orders(tx, tenant, [order_id]))[order_id]
         job = await job_reference(tx, tenant, job_id)
     use.doorbell.ring(due=[RefundPayment.kind])

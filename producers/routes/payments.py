@@ -14,13 +14,12 @@ from starlette.responses import Response
 from commerce.payments.models import Payment
 from commerce.payments.rows import may_buy
 from commerce.repository import SqlRepository
-from goodsyard import request_keys
 from goodsyard.submit import Staged, stage
 from producers import problems
 from producers.answers import JsonAnswer
 from producers.authentication import Principal, require_scope
 from producers.bodies import JsonRoute
-from producers.idempotency import RequiredKey, claim, replayed
+from producers.idempotency import RequiredKey, claim, claim_job, replayed
 from producers.order_reads import job_reference
 from producers.order_shapes import Document
 from producers.ownership import OwnPayment, require_own_order
@@ -139,14 +138,14 @@ async def refund(
     tenant = principal.tenant
     amount = None if body is None else body.amount
     async with use.sessions.begin() as tx:
-        holder = await claim(tx, tenant, key, {"payment": str(payment_id)})
-        if holder.won:
-            with _refusals(payment_id):
-                job_id = await refund_payment(tx, tenant, payment_id, amount)
-            resource = {"payment": str(payment_id), "job": str(job_id)}
-            await request_keys.amend(tx, tenant, key.key, resource)
-        else:
-            job_id = UUID(str(holder.resource["job"]))
+        with _refusals(payment_id):
+            holder, job_id = await claim_job(
+                tx,
+                tenant,
+                key,
+                {"payment": str(payment_id)},
+                lambda: refund_payment(tx, tenant, payment_id, amount),
+            )
         answer = await _accepted(tx, tenant, payment_id, job_id)
     use.doorbell.ring(due=[RefundPayment.kind])
     return JsonAnswer(answer, 202, {"Location": answer["payment"]["href"], **replayed(holder)})
