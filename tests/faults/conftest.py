@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx
 import pytest
+from celery import Celery
+from redis import Redis
 
 from goodsyard.settings import PREFIX
 from ops.embedded import PostgresServer, ValkeyServer
 from ops.migrate import migrate
 from ops.roles import Role
+from tests.harness.clients import caller
 from tests.harness.cluster import Cluster
 from tests.harness.logins import login, make_logins
 from tests.harness.programs import Running
@@ -129,6 +133,34 @@ def shop(system: System) -> Iterator[Shop]:
     """A shop of this test's own."""
     with system.shop() as opened:
         yield opened
+
+
+@pytest.fixture
+def good_behaviour(system: System) -> Iterator[None]:
+    """What a test has told the sandbox to do wrong ends with it."""
+    yield
+    system.cluster.sandbox.behave()
+
+
+@pytest.fixture
+def http(shop: Shop) -> Iterator[httpx.Client]:
+    """A caller of the shop's APIs."""
+    with caller(shop) as client:
+        yield client
+
+
+@pytest.fixture
+def redis(system: System) -> Iterator[Redis]:
+    """The broker's Redis."""
+    with Redis.from_url(system.valkey.url) as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(system: System) -> Iterator[Celery]:
+    """Somebody else's Celery app on our broker."""
+    with Celery(broker=system.valkey.url, set_as_current=False) as app:
+        yield app
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 import pickle
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,19 +25,6 @@ pytestmark = pytest.mark.faults
 
 STRANGER = "01980000-0000-7000-8000-000000000000"
 """The id of no job."""
-
-
-@pytest.fixture
-def redis(system: System) -> Iterator[Redis]:
-    with Redis.from_url(system.valkey.url) as client:
-        yield client
-
-
-@pytest.fixture
-def stranger(system: System) -> Iterator[Celery]:
-    """Somebody else's Celery app on our broker."""
-    with Celery(broker=system.valkey.url, set_as_current=False) as app:
-        yield app
 
 
 @pytest.mark.row(number=8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from uuid import UUID
@@ -12,24 +11,11 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.faults.conftest import System
-from tests.harness.clients import CD, at_once, caller, order_of
+from tests.harness.clients import CD, at_once, order_of
 from tests.harness.invariants import assert_invariants
 from tests.harness.shop import Row, Shop
 
-pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(autouse=True)
-def _good_behaviour(system: System) -> Iterator[None]:
-    yield
-    system.cluster.sandbox.behave()
-
-
-@pytest.fixture
-def http(shop: Shop) -> Iterator[httpx.Client]:
-    with caller(shop) as client:
-        yield client
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("good_behaviour")]
 
 
 @pytest.mark.row(number=38)

@@ -23,19 +23,6 @@ pytestmark = pytest.mark.faults
 QUEUE_OF = {contract.kind: contract.policy.queue for contract in ALL}
 
 
-@pytest.fixture
-def redis(system: System) -> Iterator[Redis]:
-    with Redis.from_url(system.valkey.url) as client:
-        yield client
-
-
-@pytest.fixture
-def stranger(system: System) -> Iterator[Celery]:
-    """Somebody else's Celery app on our broker."""
-    with Celery(broker=system.valkey.url, set_as_current=False) as app:
-        yield app
-
-
 @pytest.mark.row(number=29)
 def test_ten_copies_for_three_workers_at_once_take_effect_once_and_no_claim_waits(
     system: System, shop: Shop, redis: Redis, stranger: Celery

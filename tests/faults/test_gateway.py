@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -18,16 +17,10 @@ from tests.harness.invariants import assert_invariants
 from tests.harness.sandbox import Entry
 from tests.harness.shop import Row, Shop
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("good_behaviour")]
 
 PATIENCE = timedelta(seconds=CALL_SECONDS)
 """After which a call without an answer is over for us, whatever the gateway still does."""
-
-
-@pytest.fixture(autouse=True)
-def _good_behaviour(system: System) -> Iterator[None]:
-    yield
-    system.cluster.sandbox.behave()
 
 
 def calls_of(shop: Shop) -> list[list[Entry]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,13 +11,7 @@ from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
 from tests.harness.shop import Shop
 
-pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(autouse=True)
-def _good_behaviour(system: System) -> Iterator[None]:
-    yield
-    system.cluster.sandbox.behave()
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("good_behaviour")]
 
 
 def copies(shop: Shop) -> int:

@@ -6,7 +6,7 @@ Two APIs, a relay and workers that all really run; judged by the gateway's log a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from uuid import UUID
@@ -16,27 +16,15 @@ import httpx
 import pytest
 
 from tests.faults.conftest import System
-from tests.harness.clients import CD, at_once, caller, order_of
+from tests.harness.clients import CD, at_once, order_of
 from tests.harness.invariants import assert_invariants
 from tests.harness.shop import Row, Shop
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("good_behaviour")]
 
 PRICE = 1_499
 CONFLICT = 409
 AGAIN = {"/problems/request-in-flight", "/problems/busy"}
-
-
-@pytest.fixture(autouse=True)
-def _good_behaviour(system: System) -> Iterator[None]:
-    yield
-    system.cluster.sandbox.behave()
-
-
-@pytest.fixture
-def http(shop: Shop) -> Iterator[httpx.Client]:
-    with caller(shop) as client:
-        yield client
 
 
 Post = Callable[[str, object, str], httpx.Response]

@@ -35,6 +35,14 @@ class Source:
         await self.go_on.wait()
         return value
 
+    async def read_held_up(self, cache: CacheService) -> asyncio.Task[str | None]:
+        """Begin to read through ``cache``; return once the value is read, and not yet answered."""
+        self.go_on.clear()
+        reading = asyncio.create_task(cache.read("a", 60, self.compute))
+        await self.read.wait()
+        self.read.clear()
+        return reading
+
 
 @pytest.fixture
 async def clients(redis_url: str) -> AsyncIterator[list[redis.asyncio.Redis]]:
@@ -81,9 +89,7 @@ async def test_a_read_that_began_before_a_write_does_not_put_the_old_value_back(
 ) -> None:
     here, there = caches
     source = Source()
-    source.go_on.clear()
-    early = asyncio.create_task(here.read("a", 60, source.compute))
-    await source.read.wait()
+    early = await source.read_held_up(here)
     async with there.changing("a"):
         source.value = "new"
     source.go_on.set()
@@ -119,10 +125,7 @@ async def test_who_asks_after_a_write_never_joins_a_read_from_before(
 ) -> None:
     here, _ = caches
     source = Source()
-    source.go_on.clear()
-    early = asyncio.create_task(here.read("a", 60, source.compute))
-    await source.read.wait()
-    source.read.clear()
+    early = await source.read_held_up(here)
     async with here.changing("a"):
         source.value = "new"
     late = asyncio.create_task(here.read("a", 60, source.compute))
