@@ -5,6 +5,7 @@ What came to a commit when it died may have been committed or not: the rows say,
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -174,9 +175,16 @@ def small_disk() -> Iterator[Path]:
 def fill(disk: Path) -> Path:
     """Take all the room that is left, and return the file that has it."""
     filler = disk / "filler"
-    free = os.statvfs(disk)
     with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        while True:
+            free, taken = os.statvfs(disk), os.fstat(file.fileno()).st_blocks * 512
+            try:
+                os.posix_fallocate(file.fileno(), taken, free.f_bavail * free.f_frsize)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                continue  # Postgres has taken some of it meanwhile
+            break
     return filler
 
 

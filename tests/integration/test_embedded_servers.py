@@ -29,9 +29,10 @@ ROOT = Path(__file__).parents[2]
 
 # A program that runs both servers until it dies; says which processes they are.
 PARENT = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 from ops.embedded import PostgresServer, ValkeyServer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 folder = Path(sys.argv[1])
 with PostgresServer(folder / "postgres") as postgres, ValkeyServer(folder / "valkey") as valkey:
     print(json.dumps([postgres.pid, valkey.pid]), flush=True)
