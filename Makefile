@@ -57,9 +57,11 @@ up: install ## start everything and stay: API, workers, relay, Flower, on embedd
 # environment says otherwise: to make it anew costs each pytest process seconds.
 test faults fuzz fuzz-api: export PYTHONDONTWRITEBYTECODE =
 
+# A hanging test ends its process. One that took its place would be given nothing to do, and the run
+# would go on for ever; so the other process finishes, and the run names the test.
 .PHONY: test
 test: install ## the test suite, against servers it starts itself; ten minutes at the most
-	@$(RUN) pytest --numprocesses 2 --dist loadfile -m "not long" $(ARGS)
+	@$(RUN) pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 -m "not long" $(ARGS)
 
 .PHONY: test-live
 test-live: install ## the tests of the API once more, over TCP to a server as it is shipped

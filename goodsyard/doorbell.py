@@ -23,11 +23,15 @@ CHANGED = "goodsyard:changed"
 _log = structlog.get_logger(__name__)
 
 
-class _SaysSoIfCut:
-    """A connection of redis-py's that reports a reset as such under uvloop, too.
+class _MendedSend:
+    """A connection of redis-py's whose sends neither hide a reset nor swallow a cancellation.
 
     uvloop answers a write to a transport that a reset has closed with a RuntimeError, which
     redis-py 8 passes on as it is: to its callers that isn't Redis being away, it is a bug.
+
+    And redis-py 8 sends under ``asyncio.wait_for``, which until Python 3.12 returns as if nothing
+    were when it is cancelled just as it ends (https://github.com/python/cpython/issues/86296): a
+    listener so told to stop would listen for ever, and whoever awaits its end would, too.
     """
 
     async def send_packed_command(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
@@ -35,19 +39,25 @@ class _SaysSoIfCut:
 
         Raises:
             redis.ConnectionError: the connection is gone; the pool makes it anew.
+            asyncio.CancelledError: the task was cancelled; so is the connection, with its answer.
         """
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         try:
             # The class beside this one has it.
             await super().send_packed_command(*arguments, **options)  # type: ignore[misc]
         except RuntimeError as error:
             raise redis.ConnectionError(str(error)) from error
+        if task and task.cancelling() > cancelled:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]  # its neighbour's, too
+            raise asyncio.CancelledError
 
 
-class _Connection(_SaysSoIfCut, redis.asyncio.Connection):
+class _Connection(_MendedSend, redis.asyncio.Connection):
     """Plain."""
 
 
-class _SSLConnection(_SaysSoIfCut, redis.asyncio.SSLConnection):
+class _SSLConnection(_MendedSend, redis.asyncio.SSLConnection):
     """Encrypted."""
 
 

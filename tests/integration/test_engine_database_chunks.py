@@ -14,8 +14,8 @@ from goodsyard.job import Job, JobState, new_id
 from goodsyard.outcomes import Done, Outcome
 from tests.yard import NOTES, TENANT, Note, Yard, note_all
 
-NEVER_WAITS = 3.0
-"""Seconds that are plenty for a chunk, and less than any lock would be waited for."""
+NEVER_WAITS = 4.5
+"""Seconds that are plenty for a chunk, and less than any lock would be waited for (5)."""
 
 
 class NoteOfTomorrow(Note):

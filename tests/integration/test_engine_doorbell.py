@@ -84,3 +84,26 @@ async def test_without_redis_ringing_costs_nothing() -> None:
             await bell.close()
         bell.ring(due=["a"])
         await bell.close()
+
+
+async def test_a_listener_that_is_told_to_stop_stops_whatever_it_was_about(redis_url: str) -> None:
+    """Cancelled after any number of turns of the event loop, all the way to the first message."""
+
+    async def listen(client: redis.asyncio.Redis) -> None:
+        async with client.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(DUE)
+            subscribed.set()
+            async for _ in channel.listen():
+                pass
+
+    subscribed, turns = asyncio.Event(), 0
+    while not subscribed.is_set():
+        turns += 1
+        async with doorbell.connect(redis_url) as client:
+            listening = asyncio.create_task(listen(client))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            listening.cancel()
+            ended, _ = await asyncio.wait([listening], timeout=10)
+        assert ended, f"it goes on, although it was cancelled after {turns} turns"
+        assert listening.cancelled()
