@@ -23,7 +23,7 @@ ORDERS = 40
     ("point", "queues"),
     [
         ("after_claim", ("orders", "payments")),
-        ("before_settle", ("payments", "notifications")),
+        pytest.param("before_settle", ("payments", "notifications"), marks=pytest.mark.long),
         ("before_commit", ("orders", "payments")),
         ("after_commit", ("orders", "payments")),
     ],
@@ -54,7 +54,7 @@ def test_a_worker_killed_at_any_point_loses_nothing_and_charges_nobody_twice(
 @pytest.mark.parametrize(
     "point",
     [
-        "before_dispatch_commit",
+        pytest.param("before_dispatch_commit", marks=pytest.mark.long),
         pytest.param("after_dispatch_commit", marks=pytest.mark.row(number=37)),
     ],
 )

@@ -30,6 +30,7 @@ def limited(system: System, shop: Shop) -> Iterator[Callable[[Rate], None]]:
     shop.transact(partial(set_limit, name=ChargePayment.kind, limit=None))
 
 
+@pytest.mark.long
 def test_fifty_payments_a_second_are_held_across_two_workers_and_two_relays(
     system: System, shop: Shop, limited: Callable[[Rate], None]
 ) -> None:

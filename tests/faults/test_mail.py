@@ -52,6 +52,7 @@ def test_a_mail_whose_reply_is_lost_comes_once_more_under_its_id(shop: Shop) -> 
     assert_invariants(shop)
 
 
+@pytest.mark.long
 def test_of_a_killed_worker_only_the_mails_in_flight_come_twice(system: System, shop: Shop) -> None:
     shop.sandbox.misbehave("mail_latency", count=100_000, seconds=0.2)
     shop.order(100)

@@ -58,6 +58,7 @@ def restart(shop: Shop, record: Record, running: Running) -> float:
 
 
 @pytest.mark.row(number=5)
+@pytest.mark.long
 def test_two_apis_restarted_in_turn_fail_no_order(
     shop: Shop, apis: list[Api], record: Record
 ) -> None:

@@ -135,8 +135,9 @@ async def test_staging_jobs_costs_one_statement(yard: Yard, size: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_relay_sends_a_chunk_with_one_statement_and_one_command(
-    yard: Yard, client: redis.asyncio.Redis, size: int
+    yard: Yard, client: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
+    monkeypatch.setattr("workers.relay.POLL_SECONDS", 600)  # it is woken before it would look
     await set_epoch(client, "now")
     relay = Relay(yard.sessions, client, partial(publisher.publish, client), [Note])
     relay.situation = Situation({"orders": 1}, limited=frozenset(), paused=frozenset())
