@@ -133,6 +133,14 @@ secrets: install ## look for keys and passwords in what git tracks; FILES names 
 	  { $(VENV)/bin/detect-secrets-hook --baseline .secrets.baseline $$files || [ $$? -eq 3 ]; } && \
 	  echo "No secret that isn't known, in $$(echo $$files | wc -w) files."
 
+# Its warning is that a requirements file doesn't say what needs what.
+.PHONY: sbom
+sbom: install ## write the bill of what the image installs, dist/sbom.cdx.json (CycloneDX)
+	@mkdir -p dist
+	@$(VENV)/bin/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml \
+	  --output-reproducible --output-file dist/sbom.cdx.json requirements/production.txt
+	@echo "Written: dist/sbom.cdx.json"
+
 # --system-certs: the certificates this machine trusts, as pip and the browser do.
 COMPILE = $(VENV)/bin/uv pip compile --quiet --system-certs --universal --python-version 3.11 \
   --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -18,9 +18,12 @@ _FOLDER = Path(".api-docs")
 async def _main() -> None:
     async with running(_FOLDER) as addresses:
         secret = _secret()
-        async with httpx.AsyncClient(base_url=addresses.api, timeout=60) as http:
+        async with (
+            httpx.AsyncClient(base_url=addresses.api, timeout=60) as http,
+            httpx.AsyncClient(base_url=addresses.gateway) as sandbox,
+        ):
             story = Story(http, addresses.api_key)
-            await tell(story, f"whsec_{secret}")
+            await tell(story, sandbox, f"whsec_{secret}")
             document = (await http.get("/openapi.json")).json()
     write(PAGES, document, story.exchanges)
     sys.stdout.write(f"{len(story.exchanges)} exchanges written to {PAGES}\n")

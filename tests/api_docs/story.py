@@ -60,7 +60,7 @@ class Story:
         return answer
 
 
-async def tell(story: Story, gateway_secret: str) -> None:
+async def tell(story: Story, sandbox: httpx.AsyncClient, gateway_secret: str) -> None:
     """Walk through every route; those that make something come before those that read it."""
     ada = await _people(story)
     await _goods(story)
@@ -68,7 +68,7 @@ async def tell(story: Story, gateway_secret: str) -> None:
     await _payments(story, ada, order, gateway_secret)
     await _ledger(story)
     await _jobs(story)
-    await _telling(story)
+    await _telling(story, sandbox)
     await _operations(story)
     await story.ask("DELETE /v1/users/{user_id}", user_id=ada, note="Her ledger stays.")
 
@@ -175,16 +175,18 @@ async def _jobs(story: Story) -> None:
     later = {**job, "run_at": "2099-01-01T00:00:00Z"}
     waiting = (await story.ask("POST /v1/jobs", later, key="reconcile-2")).json()["job"]["id"]
     await story.ask("POST /v1/jobs/{job_id}/cancel", job_id=waiting)
-    await story.ask(
-        "POST /v1/jobs/{job_id}/retry", job_id=made, key="again", note="One that is done already:"
-    )
     await story.ask("POST /v1/jobs/retry", {"queue": "payments", "dry_run": True}, key="all")
     await story.ask("GET /v1/jobs", query={"queue": "payments", "limit": "1"})
 
 
-async def _telling(story: Story) -> None:
+async def _telling(story: Story, sandbox: httpx.AsyncClient) -> None:
+    await sandbox.post("/sandbox/faults", json={"fault": "mail_550"})
     mail = {"channel": "email", "to": "ada@example.com", "subject": "Hello", "body": "It is here."}
-    await story.ask("POST /v1/notifications", mail, key="hello-1")
+    sent = (await story.ask("POST /v1/notifications", mail, key="hello-1")).json()["job"]["id"]
+    await story.ask("GET /v1/jobs/{job_id}", job_id=sent, query={"wait": "30"}, note="A dead one:")
+    again = "POST /v1/jobs/{job_id}/retry"
+    await story.ask(again, job_id=sent, key="again-1")
+    await story.ask(again, job_id=sent, key="again-2", note="One that isn't dead:")
     # An address, so that no name is looked up; nothing is told of here that would be sent there.
     where = {"url": "https://93.184.215.14/webhooks", "events": ["job.dead"]}
     path = "/v1/webhook-endpoints"

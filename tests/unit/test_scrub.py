@@ -62,7 +62,7 @@ def test_no_form_of_the_log_holds_a_secret(
     }.items():
         monkeypatch.setenv(f"GOODSYARD_{name}", value)
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, ours = root.handlers[:], root.level, structlog.get_config()
     try:
         our_logging.configure()
         for secret in SECRETS:
@@ -74,7 +74,7 @@ def test_no_form_of_the_log_holds_a_secret(
                 logging.getLogger("another.library").exception("failed")
     finally:
         root.handlers[:], root.level = handlers, level
-        structlog.reset_defaults()
+        structlog.configure(**ours)
     lines = capsys.readouterr().err
     assert "said" in lines
     assert not [secret for secret in SECRETS if secret in lines]
