@@ -23,6 +23,7 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.mark.row(number=7)
+@pytest.mark.long
 def test_a_broker_restarted_empty_is_filled_again_within_three_seconds_and_ends_no_worker(
     system: System, shop: Shop
 ) -> None:

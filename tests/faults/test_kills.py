@@ -40,6 +40,7 @@ def test_worker_nodes_killed_in_the_middle_lose_nothing_and_charge_nobody_twice(
 
 
 @pytest.mark.row(number=1)
+@pytest.mark.long
 def test_what_a_killed_worker_had_in_hand_is_sent_again_within_ten_seconds(
     system: System, shop: Shop, measured: Callable[[str, float], None]
 ) -> None:
@@ -91,12 +92,13 @@ def test_a_killed_worker_process_takes_no_neighbour_with_it_and_is_replaced(
 
 @pytest.mark.row(number=3)
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "seconds",
     [
         pytest.param(0, id="as soon as that"),
         # Past its leases, and past the time limit within which its parent would have killed it.
-        pytest.param(90, id="after 90 s", marks=pytest.mark.long),
+        pytest.param(90, id="after 90 s"),
     ],
 )
 def test_a_worker_that_wakes_up_when_others_have_finished_its_jobs_changes_nothing(
