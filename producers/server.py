@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import sys
@@ -12,6 +11,7 @@ from contextlib import ExitStack, suppress
 import uvicorn
 from fastapi import FastAPI
 
+from goodsyard import garbage
 from producers.protocol import BoundedProtocol
 
 LAST_CALL_SECONDS = 1.0
@@ -26,14 +26,9 @@ class DrainingServer(uvicorn.Server):
     """Uvicorn's server, which by itself resets who is connected and hasn't been heard yet."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and take what is loaded by now out of every later search for garbage.
-
-        The framework and its routes are 150,000 objects: to look through them takes tens of
-        milliseconds, in the middle of somebody's request.
-        """
+        """Start; from then on what is loaded stays."""
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
+        garbage.look_seldom()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take in who waits at the door, hear everybody out, and only then close."""

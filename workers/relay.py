@@ -7,7 +7,6 @@ or a cancel still reaches it. Any number of relays may run; each also sweeps.
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from goodsyard import dispatch, doorbell, express, limits, publisher
+from goodsyard import dispatch, doorbell, express, garbage, limits, publisher
 from goodsyard.contracts import Contract
 from goodsyard.database import Sessions, in_time, open_engine, session_factory
 from goodsyard.dispatch import QUARANTINE
@@ -274,5 +273,5 @@ async def _main() -> None:
 def main() -> None:
     """Run a relay until SIGTERM or SIGINT."""
     logging.configure()
-    gc.freeze()  # what is imported stays: no collection needs to look through it
+    garbage.look_seldom()
     uvloop.run(_main())

@@ -8,7 +8,6 @@ heartbeat has a second thread: a busy loop must not look dead, a stopped process
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 import threading
@@ -28,7 +27,7 @@ from commerce.notifications.mailer import Mailer, MailSettings
 from commerce.notifications.postman import Postman
 from commerce.notifications.signing import WebhookSettings
 from commerce.payments.gateway import Gateway, GatewaySettings
-from goodsyard import doorbell, dropped, heartbeat
+from goodsyard import doorbell, dropped, garbage, heartbeat
 from goodsyard.claims import Delivery
 from goodsyard.database import Sessions, open_engine, session_factory
 from goodsyard.dropped import Reason
@@ -204,10 +203,7 @@ def prepare(node: str, queues: Sequence[str]) -> None:
         # Celery logs what a hook raises and goes on, unless it is an exit.
         sys.exit(f"the flow is not complete: {error}")
     _plan = plan
-    # What is loaded by now stays: no process needs to look for garbage in it, or copies a page of
-    # its parent's for that.
-    gc.collect()
-    gc.freeze()
+    garbage.look_seldom()
 
 
 def start() -> None:
