@@ -20,6 +20,7 @@ CLIENTS = 32
 
 
 @pytest.mark.row(number=34)
+@pytest.mark.long
 def test_orders_that_name_the_same_goods_in_any_order_never_deadlock(
     system: System, shop: Shop
 ) -> None:

@@ -12,10 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from goodsyard.flow import DatabaseHandler
 from goodsyard.job import Job, JobState, new_id
 from goodsyard.outcomes import Done, Outcome
-from tests.yard import NOTES, TENANT, Note, Yard, note_all
-
-NEVER_WAITS = 4.5
-"""Seconds that are plenty for a chunk, and less than any lock would be waited for (5)."""
+from tests.yard import NEVER_WAITS, NOTES, TENANT, Note, Yard, note_all
 
 
 class NoteOfTomorrow(Note):
