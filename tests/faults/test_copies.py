@@ -99,9 +99,8 @@ def _waits_for_jobs(system: System) -> Iterator[list[str]]:
 
 
 @pytest.mark.row(number=30)
-@pytest.mark.parametrize(
-    "kind", ["orders.process", pytest.param("payments.charge", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["orders.process", "payments.charge"])
 def test_a_message_under_an_old_fence_or_for_another_kind_runs_nothing(
     system: System, shop: Shop, redis: Redis, stranger: Celery, kind: str
 ) -> None:

@@ -22,7 +22,7 @@ ORDERS = 40
 @pytest.mark.parametrize(
     ("point", "queues"),
     [
-        ("after_claim", ("orders", "payments")),
+        pytest.param("after_claim", ("orders", "payments"), marks=pytest.mark.long),
         pytest.param("before_settle", ("payments", "notifications"), marks=pytest.mark.long),
         ("before_commit", ("orders", "payments")),
         ("after_commit", ("orders", "payments")),

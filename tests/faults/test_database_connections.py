@@ -223,6 +223,7 @@ def test_a_worker_that_falls_silent_in_a_transaction_holds_its_locks_for_ten_sec
 
 
 @pytest.mark.row(number=22)
+@pytest.mark.long
 def test_when_no_connection_is_to_be_had_work_waits_and_goes_on_once_there_are_some(
     system: System, shop: Shop
 ) -> None:

@@ -76,6 +76,7 @@ def test_an_answer_that_a_zombie_brings_is_dropped_while_another_worker_asks_aga
 
 
 @pytest.mark.row(number=4)
+@pytest.mark.long
 def test_a_worker_stopped_in_a_transaction_holds_its_locks_for_ten_seconds_at_the_most(
     system: System, shop: Shop
 ) -> None:
