@@ -7,8 +7,8 @@ import asyncio
 from goodsyard.job import Job
 from tests.yard import Ask, Asker, Yard
 
-PATIENCE = 15.0
-"""Seconds that are plenty for a chunk, and less than a call may take (20)."""
+PATIENCE = 3.0
+"""Seconds that are plenty for a chunk, and far less than a call may take."""
 
 
 class Slow(Asker):

@@ -27,8 +27,6 @@ from goodsyard.outcomes import Done, Outcome
 from goodsyard.submit import Staged, stage
 
 TENANT = 1
-NEVER_WAITS = 4.5
-"""Seconds that are plenty for a chunk, and less than any lock would be waited for (5)."""
 
 
 class Note(Contract):

@@ -164,7 +164,9 @@ def test_a_message_that_cannot_be_read_is_counted_and_its_worker_goes_on(
     processes, dropped = system.worker.offspring, shop.dropped()
     redis.lpush("orders", message)
     shop.order(10)
+    began = time.monotonic()
     shop.until_settled()
+    assert time.monotonic() - began < 5
     assert system.worker.offspring == processes
     shop.until(lambda: shop.dropped() - dropped == {reason: 1}, f"it to be counted as {reason}")
     assert_invariants(shop)

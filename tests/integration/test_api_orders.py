@@ -12,7 +12,6 @@ from sqlalchemy import text
 
 from commerce.money import MAX_AMOUNT
 from tests.integration.conftest import Api, order_for
-from tests.yard import NEVER_WAITS
 
 ROUNDS, AT_ONCE = 5, 50
 
@@ -258,7 +257,7 @@ async def test_an_equal_request_in_flight_is_waited_for_a_moment_only(api: Api) 
         await elsewhere.execute(text(claim))
         started = time.monotonic()
         answer = await api.submit(order, "held")
-        assert 0.25 <= time.monotonic() - started < NEVER_WAITS
+        assert 0.25 <= time.monotonic() - started < 2
         await elsewhere.rollback()
     assert (answer.status_code, answer.headers["Retry-After"]) == (409, "1")
     assert answer.json()["type"] == "/problems/request-in-flight"

@@ -109,7 +109,7 @@ async def test_lost_news_make_a_waiter_slower_and_no_worse(api: Api) -> None:
 async def test_a_wait_ends_when_a_job_of_the_order_is_dead_and_names_it(api: Api) -> None:
     order, job = await _accepted(api)
     await _execute(api, _KILL, id=UUID(job["id"]))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(2):
         answer = await api.http.get(order["href"], params={"wait": 30})
     assert answer.json()["blocked_by"] == {
         "job": job["id"],
@@ -126,7 +126,7 @@ async def test_a_wait_ends_when_time_is_up(api: Api) -> None:
         started = time.monotonic()
         answer = await api.http.get(href, params={"wait": 0.3})
         assert answer.status_code == 200
-        assert 0.3 <= time.monotonic() - started < 20
+        assert 0.3 <= time.monotonic() - started < 2
     for bad in ("31", "-1", "nan", "soon"):
         assert (await api.http.get(order["href"], params={"wait": bad})).status_code == 422
     nowhere = f"/v1/orders/{uuid4()}"
@@ -141,7 +141,7 @@ async def test_waiters_hold_no_connections(api: Api) -> None:
         for order, _ in accepted
     ]
     await _waiting(api, *(order["id"] for order, _ in accepted))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(2):
         assert (await api.http.get("/v1/orders")).status_code == 200
     for order, _ in accepted:
         await _execute(api, _SET, status="rejected", id=UUID(order["id"]))

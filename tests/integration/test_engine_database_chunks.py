@@ -12,7 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from goodsyard.flow import DatabaseHandler
 from goodsyard.job import Job, JobState, new_id
 from goodsyard.outcomes import Done, Outcome
-from tests.yard import NEVER_WAITS, NOTES, TENANT, Note, Yard, note_all
+from tests.yard import NOTES, TENANT, Note, Yard, note_all
+
+NEVER_WAITS = 3.0
+"""Seconds that are plenty for a chunk, and less than any lock would be waited for."""
 
 
 class NoteOfTomorrow(Note):

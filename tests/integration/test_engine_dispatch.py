@@ -18,7 +18,7 @@ from goodsyard.flow import DatabaseHandler
 from goodsyard.interventions import Actor, pause_queue
 from goodsyard.job import Job
 from goodsyard.outcomes import Outcome
-from tests.yard import NEVER_WAITS, NOTES, TENANT, Ask, Note, Yard, note_all
+from tests.yard import NOTES, TENANT, Ask, Note, Yard, note_all
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -160,7 +160,7 @@ async def test_taking_back_never_waits_for_a_chunk_that_got_the_message_after_al
     sent, unsent = await yard.deliver(Note(line="sent"), Note(line="unsent"))
     running = asyncio.create_task(yard.run(DatabaseHandler(Note, slow), [sent]))
     await begun.wait()
-    async with asyncio.timeout(NEVER_WAITS):
+    async with asyncio.timeout(2):
         await take_back(yard, [sent, unsent])
     assert await yard.states([unsent[0]]) == ["waiting"]
     may_end.set()

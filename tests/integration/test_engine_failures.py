@@ -17,8 +17,10 @@ from goodsyard.job import Job, JobState, new_id
 from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry, Snooze
 from tests.yard import Note, Yard, note_all, until, write
 
+NEVER_WAITS = 3.0
+"""Seconds that are plenty for a chunk, and less than any lock would be waited for."""
 AT_LENGTH = 60.0
-"""Seconds after which a chunk that is tried again and again is tried for ever."""
+"""Seconds that are plenty for a chunk whose connection is ended and made anew."""
 
 
 def ending(outcome: Outcome) -> DatabaseHandler[Note]:
@@ -155,7 +157,7 @@ async def test_an_error_of_its_own_after_a_conflict_is_not_tried_over_and_over(
         return []
 
     ((job, fence),) = await yard.deliver(Note())
-    async with asyncio.timeout(AT_LENGTH):
+    async with asyncio.timeout(NEVER_WAITS):
         await yard.run(DatabaseHandler(Note, run), [(job, fence)])
     assert runs == ["40001", "23505"]
     assert (await yard.job(job)).attempts == 1
@@ -171,7 +173,7 @@ async def test_a_value_postgres_can_never_store_is_the_jobs_failure_not_an_outag
         return [Done()] * len(chunk)
 
     ((job, fence),) = await yard.deliver(Note())
-    async with asyncio.timeout(AT_LENGTH):
+    async with asyncio.timeout(NEVER_WAITS):
         await yard.run(DatabaseHandler(Note, run), [(job, fence)])
     assert (await yard.job(job)).attempts == 1
 
@@ -202,7 +204,7 @@ async def test_a_handler_that_sits_on_its_transaction_fails_and_not_its_neighbou
 @pytest.mark.parametrize("error", ["nul: \0", "half a pair: \ud800", "x" * 10_000, ""])
 async def test_an_error_is_recorded_whatever_is_in_it(yard: Yard, error: str) -> None:
     ((job, fence),) = await yard.deliver(Note())
-    async with asyncio.timeout(AT_LENGTH):
+    async with asyncio.timeout(NEVER_WAITS):
         await yard.run(ending(Retry(error)), [(job, fence)])
     waiting = await yard.job(job)
     assert (waiting.state, waiting.attempts) == (JobState.WAITING, 1)

@@ -18,7 +18,7 @@ from goodsyard.heartbeat import Worker
 from goodsyard.job import Job, JobState
 from goodsyard.outcomes import Outcome
 from goodsyard.sweeper import ALIVE_SECONDS, CRASH_BUDGET, SILENT_SECONDS, Returned
-from tests.yard import NEVER_WAITS, NOTES, Ask, AskOnce, Note, Yard, note_all
+from tests.yard import NOTES, Ask, AskOnce, Note, Yard, note_all
 
 
 async def sweep(
@@ -148,7 +148,7 @@ async def test_what_is_being_carried_out_is_not_lost_however_late_it_is(yard: Ya
     await later(yard, 3_600)
     running = asyncio.create_task(yard.run(DatabaseHandler(Note, slow), deliveries))
     await begun.wait()
-    async with asyncio.timeout(NEVER_WAITS):
+    async with asyncio.timeout(2):
         assert await sweep(yard) == []
     may_end.set()
     await running
@@ -245,7 +245,7 @@ async def test_a_reset_never_waits_behind_a_chunk(yard: Yard) -> None:
     async with AsyncExitStack() as stack:
         tx = await stack.enter_async_context(yard.sessions.begin())
         await claims.lock_dispatched(tx, Note.kind, deliveries[:1])
-        async with asyncio.timeout(NEVER_WAITS):
+        async with asyncio.timeout(2):
             assert await reset(yard) == 1
             assert await reset(yard) == 0
     assert await yard.states([job for job, _ in deliveries]) == ["dispatched", "waiting"]
