@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kombu import Exchange, Queue
 
+from goodsyard.publisher import URGENT_STEP
 from goodsyard.settings import EngineSettings, load
 from tasks.contracts import QUEUES
 
@@ -56,5 +57,6 @@ broker_transport_options = {
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
     "health_check_interval": 5,  # a half-open link is noticed in seconds, not a minute
-    "priority_steps": [0],  # one key a queue: priority is decided in Postgres
+    # Priority is decided in Postgres; but urgent jobs have a list of their own, read first.
+    "priority_steps": [URGENT_STEP, 0],
 }

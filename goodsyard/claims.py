@@ -37,6 +37,10 @@ class Claimed(NamedTuple):
     subject: UUID | None
     trace_context: str | None
     run_at: datetime
+    workflow: UUID | None
+    cancel_requested: bool
+    start_in: float | None
+    """Seconds until its grant lapses, where a limit let it go; below none if it has."""
     age: float
     payload: JsonValue
 
@@ -46,15 +50,23 @@ class Claimed(NamedTuple):
             # Nobody's failure: a rollout that takes its time must not use up the attempts.
             _log.warning("job.newer_version", kind=contract.kind, theirs=self.version)
             return Snooze(datetime.now(UTC) + timedelta(seconds=NEWER_VERSION_SECONDS))
+        if self.start_in is not None and self.start_in <= 0:
+            return self.handed_back()
         try:
             payload = contract.model_validate(self.payload)
         except ValidationError as error:
             return Refused(f"the payload does not fit {contract.kind}: {error}")
         return Job(self.id, self.tenant, self.age, payload)
 
+    def handed_back(self) -> Snooze:
+        """Return the outcome that puts the job back into its place in the line, unspent."""
+        return Snooze(self.run_at)
+
 
 _COLUMNS = """
            j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context, j.run_at,
+           j.workflow, j.cancel_requested,
+           extract(epoch FROM j.start_by - clock_timestamp())::float8 AS start_in,
            extract(epoch FROM now() - coalesce(j.started_at, now()))::float8 AS age, j.payload"""
 
 # The state is compared as text, which no index has: so the way to a row is its id, and never
@@ -71,7 +83,7 @@ _LOCK_DISPATCHED = text(f"""
 
 _LEASE = text(f"""
     WITH mine AS MATERIALIZED (
-        SELECT j.id
+        SELECT j.id, coalesce(j.start_by <= now(), false) AS lapsed
           FROM goodsyard.job j
           JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
          USING (id, fence)
@@ -80,11 +92,14 @@ _LEASE = text(f"""
                 OR (:again AND j.state = 'running' AND j.claimed_by = :worker
                     AND j.id <> ALL(CAST(:known AS uuid[]))))
          ORDER BY j.id
-           FOR UPDATE OF j SKIP LOCKED)
+           FOR UPDATE OF j SKIP LOCKED),
+    handed_back AS (
+        UPDATE goodsyard.job SET state = 'waiting', deadline = NULL
+         WHERE id = ANY(ARRAY(SELECT id FROM mine WHERE lapsed)))
     UPDATE goodsyard.job j
        SET state = 'running', claimed_by = :worker, started_at = coalesce(j.started_at, now()),
            deadline = now() + make_interval(secs => :lease)
-     WHERE j.id = ANY(ARRAY(SELECT id FROM mine))
+     WHERE j.id = ANY(ARRAY(SELECT id FROM mine WHERE NOT lapsed))
     RETURNING {_COLUMNS}
 """)  # noqa: S608 - what is put in is the constant above
 
@@ -135,6 +150,8 @@ async def lease(  # noqa: PLR0913 - a lease has a kind, a holder and an end, and
     known: Collection[UUID] = (),
 ) -> list[Claimed]:
     """Move the delivered jobs that are still ours to ``running``, for ``seconds`` from now.
+
+    What a limit let go too long ago isn't ours any more: it waits again.
 
     Args:
         tx: the transaction.

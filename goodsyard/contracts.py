@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, TypeAlias
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 _RATE = re.compile(r"(?P<count>\d+(\.\d+)?)/(?P<unit>second|minute|hour|day)")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
@@ -23,6 +25,24 @@ class Effect(StrEnum):
     """Elsewhere: claimed in one commit, called with none open, settled in another."""
 
 
+class Submitted(Protocol):
+    """A job as it is submitted: what its keys and its cost are read from, once and for all."""
+
+    @property
+    def tenant(self) -> int:
+        """Whose it is."""
+        ...
+
+    @property
+    def payload(self) -> Any:  # noqa: ANN401 - the contract's own class, whose fields are read
+        """What to do."""
+        ...
+
+
+Key: TypeAlias = Callable[[Submitted], object]
+"""Reads from a job what it is counted by; its text is stored, so equal texts are one key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """How often jobs may start, over the whole cluster.
@@ -31,6 +51,10 @@ class Rate:
         rate: a count and a unit, as in ``"100/minute"``; units: second, minute, hour, day.
         burst: jobs that may start at once after a pause; by default a tenth of a second's worth,
             at least one, which is what a relay needs to keep the rate between two of its rounds.
+        key: gives each key the whole rate for itself, as ``lambda job: job.tenant`` each tenant;
+            without it all jobs of the kind share one.
+        cost: how many of the rate's starts a job is worth, more than 0; without it 1. One that is
+            worth more than the burst starts when there is a whole burst, and others wait longer.
 
     Raises:
         ValueError: the rate is not of that form, or not positive.
@@ -38,6 +62,8 @@ class Rate:
 
     rate: str
     burst: float | None = None
+    key: Key | None = None
+    cost: Callable[[Submitted], float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a bad rate where it is written, not where it is used."""
@@ -58,6 +84,59 @@ class Rate:
     def capacity(self) -> float:
         """Tokens the bucket holds at the most."""
         return self.burst if self.burst is not None else max(1.0, self.per_second / 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """How many jobs may be under way at a time, over the whole cluster.
+
+    A job is under way from its dispatch to its end, or until it is taken back from a worker that
+    died or fell silent: that frees its place, and no effect is doubled by it, but its last call may
+    be out still.
+
+    Args:
+        most: so many.
+        key: counts each key by itself, as ``lambda job: job.payload.order_id`` each order.
+
+    Raises:
+        ValueError: none may be.
+    """
+
+    most: int
+    key: Key | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would never let a job start."""
+        if self.most < 1:
+            message = f"a concurrency of {self.most} would let no job start"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Equal requests share one run; later ones get its result, until it has expired.
+
+    Args:
+        ttl: seconds for which a result stands for equal requests, from the end of its run.
+        key: what makes requests equal, within a tenant; without it, the whole payload.
+        negative_ttl: the same of a run that was refused.
+        stale_while_revalidate: seconds after ``ttl`` in which an expired result is still given out,
+            while one run makes the next.
+
+    Raises:
+        ValueError: a time is negative, or a result would stand for nothing.
+    """
+
+    ttl: float
+    key: Key | None = None
+    negative_ttl: float = 0.0
+    stale_while_revalidate: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse times that mean nothing."""
+        if self.ttl <= 0 or self.negative_ttl < 0 or self.stale_while_revalidate < 0:
+            message = "a cache's ttl is more than 0 seconds, its other times are not negative"
+            raise ValueError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +171,9 @@ class Policy:
         abreast: calls of a kind that one process may have out at a time, where the provider takes
             so many and no more; ``None`` for as many as a process has claimed.
         limit: the rate the kind starts with; it is changed live by the API and kept from then on.
+            Its key and cost stay the code's.
+        concurrency: how many jobs of the kind may be under way; likewise.
+        cache: lets equal requests share a run and its result.
         repeatable: whether a call that may have happened may be made again. Only a provider that
             honours a key of ours, or a recipient that can tell copies apart, makes it so; without
             either a job that was called and not answered is dead, reason ``uncertain``.
@@ -104,7 +186,13 @@ class Policy:
     lease: float = 60.0
     abreast: int | None = None
     limit: Rate | None = None
+    concurrency: Concurrency | None = None
+    cache: Cache | None = None
     repeatable: bool = True
+
+
+UpCaster: TypeAlias = Callable[[Mapping[str, JsonValue]], Mapping[str, JsonValue]]
+"""Makes a payload of one version one of the next."""
 
 
 class Contract(BaseModel):
@@ -117,6 +205,9 @@ class Contract(BaseModel):
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    """Grows with each change that an older payload doesn't fit, or an older worker misreads."""
+    upcasters: ClassVar[Mapping[int, UpCaster]] = MappingProxyType({})
+    """From each older version, what makes its payload one of the next: none may be missing."""
     effect: ClassVar[Effect]
     public: ClassVar[bool] = False
     """Whether other services may submit it themselves, with the scope ``jobs:submit:KIND``."""

@@ -8,7 +8,9 @@ the last one executed, the rows say what still has to happen.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count
 from typing import Any, TypeAlias, TypeVar
@@ -27,7 +29,7 @@ from goodsyard.doorbell import Doorbell
 from goodsyard.failpoints import failpoint
 from goodsyard.flow import DatabaseHandler, ExternalHandler, Flow
 from goodsyard.job import TERMINAL, Job
-from goodsyard.outcomes import UNCERTAIN, Dead, Outcome, Retry, Snooze
+from goodsyard.outcomes import UNCERTAIN, Dead, Outcome, Retry
 from goodsyard.settlement import Ended, Settled
 from goodsyard.turns import Turns
 
@@ -152,10 +154,11 @@ class Executor:
     async def _run_external(
         self, handler: ExternalHandler[Any, Any], deliveries: Sequence[Delivery]
     ) -> None:
+        asked_at = time.monotonic()
         claimed = await self._lease(handler, deliveries)
         failpoint("after_claim")
         self._stale += len(deliveries) - len(claimed)
-        calls = {asyncio.create_task(self._call(handler, row)): row for row in claimed}
+        calls = {asyncio.create_task(self._call(handler, row, asked_at)): row for row in claimed}
         self._calls.add(calls)
         calling = asyncio.create_task(self._settle_as_they_return(handler, calls))
         self._calling.add(calling)
@@ -217,13 +220,22 @@ class Executor:
             self._held.update(row.id for row in claimed)
         return claimed
 
-    async def _call(self, handler: ExternalHandler[Any, Any], row: Claimed) -> _Answered:
-        """Return the provider's answer, or the outcome where there is none; never raises."""
+    async def _call(
+        self, handler: ExternalHandler[Any, Any], row: Claimed, asked_at: float
+    ) -> _Answered:
+        """Return the provider's answer, or the outcome where there is none; never raises.
+
+        Args:
+            handler: whose call it is.
+            row: the job.
+            asked_at: a moment before the job was claimed, by the process's own clock.
+        """
+        start_by = math.inf if row.start_in is None else asked_at + row.start_in
         try:
             job = row.parse(handler.contract)
             if not isinstance(job, Job):
                 return job
-            return await self._ask(handler, row, job)
+            return await self._ask(handler, row, job, start_by)
         except TimeoutError:
             silence = f"no answer within {CALL_SECONDS:g} s: it may or may not have happened"
             return _unanswered(handler.contract, silence)
@@ -237,15 +249,13 @@ class Executor:
             return _unanswered(handler.contract, _describe(error))
 
     async def _ask(
-        self, handler: ExternalHandler[Any, Any], row: Claimed, job: Job[Any]
+        self, handler: ExternalHandler[Any, Any], row: Claimed, job: Job[Any], start_by: float
     ) -> _Answered:
         kind, abreast = handler.contract.kind, handler.contract.policy.abreast
         if abreast is None:
-            return job, await _in_time(handler.call(job))
+            return await _in_time(handler, row, job, start_by)
         async with self._turns.take(kind, abreast, turns.TURN_SECONDS) as is_ours:
-            if not is_ours:
-                return Snooze(row.run_at)  # due as before: it keeps its place in the line
-            return job, await _in_time(handler.call(job))
+            return await _in_time(handler, row, job, start_by) if is_ours else row.handed_back()
 
     async def _settle_answers(
         self,
@@ -365,9 +375,14 @@ class Executor:
             wait = min(wait * 2, 2.0)
 
 
-async def _in_time(call: Awaitable[T]) -> T:
+async def _in_time(
+    handler: ExternalHandler[Any, Any], row: Claimed, job: Job[Any], start_by: float
+) -> _Answered:
+    """Call, unless its grant has lapsed: the process may have been stopped since it claimed."""
+    if time.monotonic() > start_by:
+        return row.handed_back()
     async with asyncio.timeout(CALL_SECONDS):
-        return await call
+        return job, await handler.call(job)
 
 
 async def _decide(

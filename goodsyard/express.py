@@ -49,7 +49,8 @@ IF_CLEAR = Besides(
     source="""
      CROSS JOIN LATERAL (
            SELECT NOT EXISTS (SELECT FROM goodsyard.queue WHERE name = :queue AND paused)
-              AND NOT EXISTS (SELECT FROM goodsyard.rate WHERE name = s.kind)) AS lane(clear)""",
+              AND NOT EXISTS (SELECT FROM goodsyard.job_limit
+                               WHERE name = s.kind AND holds)) AS lane(clear)""",
     returning=", CASE WHEN fence = 1 THEN extract(epoch FROM now())::float8 END AS sent_at",
 )
 """For ``staging``: dispatches the job unless it is held back; ``sent_at`` is when, or null."""
@@ -101,7 +102,7 @@ class Express:
     def takes(self, job: Staged) -> bool:
         """Whether a job may take the lane, right now; the next one a moment later."""
         now = asyncio.get_running_loop().time()
-        if job.run_at is not None or job.contract.kind not in self._clear:
+        if job.run_at is not None or job.waits_for or job.contract.kind not in self._clear:
             return False
         if not self._next <= now < self._until:
             return False

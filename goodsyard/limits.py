@@ -1,74 +1,148 @@
-"""Rate limits that hold for the whole cluster, since all relays draw on one row a limit."""
+"""What holds the jobs of a kind back, over the whole cluster: a rate, a concurrency, a penalty.
+
+A limit is a row by the kind's name, changed while everything runs; relays follow within a second.
+How it is kept, ``goodsyard.limited`` says.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Contract, Rate
 
-# Refills by the time since ts, then takes what there is, up to what is wanted. GREATEST keeps the
-# clock from going back; the row lock is held to the commit, so relays take turns.
-_GRANT = text("""
-    UPDATE goodsyard.rate
-       SET tokens = full_to.tokens - least(:wanted, floor(full_to.tokens)),
-           ts = greatest(ts, statement_timestamp())
-      FROM (SELECT least(burst, tokens + per_second * greatest(
-                           0, extract(epoch FROM statement_timestamp() - ts)::float8)) AS tokens
-              FROM goodsyard.rate WHERE name = :name FOR UPDATE) AS full_to
-     WHERE name = :name
-    RETURNING least(:wanted, floor(full_to.tokens))::int
-""")
-
-_GIVE_BACK = text("""
-    UPDATE goodsyard.rate SET tokens = least(burst, tokens + :unused) WHERE name = :name
-""")
-
 _DECLARE = text("""
-    INSERT INTO goodsyard.rate (name, tokens, per_second, burst)
-    VALUES (:name, :burst, :per_second, :burst)
+    INSERT INTO goodsyard.job_limit (name, per_second, burst, concurrency)
+    VALUES (:name, :per_second, :burst, :concurrency)
     ON CONFLICT (name) DO NOTHING
 """)
 
-_SET = text("""
-    INSERT INTO goodsyard.rate AS r (name, tokens, per_second, burst)
-    VALUES (:name, :burst, :per_second, :burst)
-    ON CONFLICT (name) DO UPDATE
-       SET per_second = excluded.per_second, burst = excluded.burst,
-           tokens = least(r.tokens, excluded.burst)
+_SET_RATE = text("""
+    INSERT INTO goodsyard.job_limit (name, per_second, burst) VALUES (:name, :per_second, :burst)
+    ON CONFLICT (name) DO UPDATE SET per_second = excluded.per_second, burst = excluded.burst
 """)
 
-_REMOVE = text("DELETE FROM goodsyard.rate WHERE name = :name")
+_SET_CONCURRENCY = text("""
+    INSERT INTO goodsyard.job_limit (name, concurrency) VALUES (:name, :most)
+    ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency
+""")
 
-_LIST = text("SELECT name, per_second, burst FROM goodsyard.rate ORDER BY name")
+_FORGET_BUCKETS = text("DELETE FROM goodsyard.limit_bucket WHERE name = :name")
+
+# The later one stands: of many calls that were refused, each asks for a time of its own.
+_PENALISE = text("""
+    INSERT INTO goodsyard.job_limit AS l (name, penalised_until)
+    VALUES (:name, now() + make_interval(secs => :seconds))
+    ON CONFLICT (name) DO UPDATE
+       SET penalised_until = greatest(l.penalised_until, excluded.penalised_until)
+""")
+
+_PENALISE_KEY = text("""
+    INSERT INTO goodsyard.limit_bucket AS b (name, key, tokens, penalised_until)
+    SELECT name, :key, burst, now() + make_interval(secs => :seconds)
+      FROM goodsyard.job_limit WHERE name = :name AND per_second IS NOT NULL
+    ON CONFLICT (name, key) DO UPDATE
+       SET penalised_until = greatest(b.penalised_until, excluded.penalised_until)
+    RETURNING true
+""")
+
+_PARDON = text("""
+    UPDATE goodsyard.job_limit SET penalised_until = NULL WHERE penalised_until <= now()
+""")
+
+_FORGET_FULL = text("""
+    DELETE FROM goodsyard.limit_bucket b USING goodsyard.job_limit l
+     WHERE l.name = b.name AND b.ts < now() - interval '1 minute'
+       AND coalesce(b.penalised_until <= now(), true)
+       AND coalesce(b.tokens + l.per_second * extract(epoch FROM now() - b.ts) >= l.burst, true)
+""")
+
+_LIST = text("""
+    SELECT l.name, l.per_second, l.burst, l.concurrency, l.penalised_until,
+           greatest(now(), l.penalised_until, b.penalised_until,
+                    b.ts + make_interval(secs => greatest(0, 1 - b.tokens) / l.per_second))
+      FROM goodsyard.job_limit l
+      LEFT JOIN goodsyard.limit_bucket b ON b.name = l.name AND b.key = ''
+     WHERE l.holds
+     ORDER BY l.name
+""")
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit in force: jobs a second, and how many may start at once after a pause."""
+    """A limit in force.
+
+    Args:
+        name: the kind it holds for.
+        per_second: jobs a second, for each key by itself; ``None`` is no rate.
+        burst: how many may start at once after a pause.
+        concurrency: how many may be under way, for each key by itself; ``None`` is any number.
+        penalised_until: no job starts before, since a provider asked for it.
+        free_at: when the next job may start as far as the rate goes; of a rate by key, only for the
+            jobs that have none.
+    """
 
     name: str
-    per_second: float
-    burst: float
+    per_second: float | None
+    burst: float | None
+    concurrency: int | None
+    penalised_until: datetime | None
+    free_at: datetime
 
 
 async def declare(tx: AsyncSession, contracts: Iterable[type[Contract]]) -> None:
     """Insert the limits that policies start with; one that exists was perhaps changed: it stays."""
     for contract in contracts:
-        limit = contract.policy.limit
-        if limit is not None:
-            await tx.execute(_DECLARE, _parameters(contract.kind, limit))
+        rate, concurrency = contract.policy.limit, contract.policy.concurrency
+        if rate is not None or concurrency is not None:
+            parameters = {"concurrency": None if concurrency is None else concurrency.most}
+            await tx.execute(_DECLARE, parameters | _parameters(contract.kind, rate))
 
 
 async def set_limit(tx: AsyncSession, name: str, limit: Rate | None) -> None:
-    """Set the limit of ``name`` from now on, or remove it; relays follow within a second."""
+    """Set the rate of ``name`` from now on, or lift it; a concurrency stays as it is.
+
+    Of ``limit``, key and cost don't matter here: they are the policy's, and stored with each job.
+    """
+    await tx.execute(_SET_RATE, _parameters(name, limit))
     if limit is None:
-        await tx.execute(_REMOVE, {"name": name})
-    else:
-        await tx.execute(_SET, _parameters(name, limit))
+        await tx.execute(_FORGET_BUCKETS, {"name": name})
+
+
+async def set_concurrency(tx: AsyncSession, name: str, most: int | None) -> None:
+    """Set how many jobs of ``name`` may be under way, or lift that; a rate stays as it is."""
+    await tx.execute(_SET_CONCURRENCY, {"name": name, "most": most})
+
+
+async def penalise(tx: AsyncSession, name: str, seconds: float, *, key: str | None = None) -> None:
+    """Start no job of ``name`` for so long: a provider said that it is asked too often.
+
+    Jobs that are on their way already go on. A longer penalty isn't shortened.
+
+    Args:
+        tx: the transaction; it holds the limit's row to its end, so nothing else belongs behind.
+        name: the kind.
+        seconds: how long.
+        key: of the rate, if only jobs of this key are meant; where the kind has no rate by now, all
+            are.
+    """
+    parameters: dict[str, object] = {"name": name, "seconds": seconds}
+    if key is None or not await tx.scalar(_PENALISE_KEY, parameters | {"key": key}):
+        await tx.execute(_PENALISE, parameters)
+
+
+async def pardon(tx: AsyncSession) -> None:
+    """Lift the penalties of kinds that are over."""
+    await tx.execute(_PARDON)
+
+
+async def forget_full(tx: AsyncSession) -> None:
+    """Delete the buckets that are full: whoever has none has a full one."""
+    await tx.execute(_FORGET_FULL)
 
 
 async def list_limits(tx: AsyncSession) -> list[Limit]:
@@ -76,16 +150,9 @@ async def list_limits(tx: AsyncSession) -> list[Limit]:
     return [Limit(*row) for row in await tx.execute(_LIST)]
 
 
-async def grant(tx: AsyncSession, name: str, wanted: int) -> int:
-    """Take up to ``wanted`` whole tokens; 0 while there is none, all of them without a limit."""
-    granted: int | None = await tx.scalar(_GRANT, {"name": name, "wanted": wanted})
-    return wanted if granted is None else granted
-
-
-async def give_back(tx: AsyncSession, name: str, unused: int) -> None:
-    """Return tokens that no job was found for, in the transaction that took them."""
-    await tx.execute(_GIVE_BACK, {"name": name, "unused": unused})
-
-
-def _parameters(name: str, limit: Rate) -> dict[str, object]:
-    return {"name": name, "per_second": limit.per_second, "burst": limit.capacity}
+def _parameters(name: str, rate: Rate | None) -> dict[str, object]:
+    return {
+        "name": name,
+        "per_second": None if rate is None else rate.per_second,
+        "burst": None if rate is None else rate.capacity,
+    }

@@ -19,6 +19,9 @@ import redis.asyncio
 from goodsyard import messages
 from goodsyard.dispatch import Chunk
 
+URGENT_STEP = -1
+"""The priority under which Celery knows the list that is read before a queue's own."""
+
 _NO_EMBEDDED_STEPS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
@@ -29,6 +32,11 @@ class Envelope:
     kind: str
     queue: str
     chunk: Chunk
+
+
+def urgent_list(queue: str) -> str:
+    """Return the list of a queue's urgent messages, as kombu's Redis transport names it."""
+    return f"{queue}\x06\x16{URGENT_STEP}"
 
 
 async def publish(
@@ -47,7 +55,8 @@ async def publish(
     """
     queues: defaultdict[str, list[bytes]] = defaultdict(list)
     for envelope in envelopes:
-        queues[envelope.queue].append(_message(envelope, sent_at))
+        queue = urgent_list(envelope.queue) if envelope.chunk.urgent else envelope.queue
+        queues[queue].append(_message(envelope, sent_at))
     for queue, sent in queues.items():
         await client.lpush(queue, *sent)
 

@@ -15,11 +15,11 @@ CANCEL_MINE = """
         DELETE FROM goodsyard.job WHERE id = ANY(ARRAY(SELECT id FROM mine)) RETURNING *)
     INSERT INTO goodsyard.job_done
            (id, tenant, kind, version, state, priority, run_at, fence, attempts, lost, max_attempts,
-            subject, parent_id, unique_key, limit_key, trace_context, payload, error, created_at,
-            started_at, finished_at)
+            subject, parent_id, unique_key, limit_key, trace_context, workflow, payload, error,
+            created_at, started_at, finished_at)
     SELECT id, tenant, kind, version, 'cancelled', priority, run_at, fence, attempts, lost,
-           max_attempts, subject, parent_id, unique_key, limit_key, trace_context, payload, error,
-           created_at, started_at, clock_timestamp()
+           max_attempts, subject, parent_id, unique_key, limit_key, trace_context, workflow,
+           payload, error, created_at, started_at, clock_timestamp()
       FROM gone
     RETURNING id, subject
 """
@@ -45,7 +45,7 @@ _LATE = """
 """
 _OVERDUE = text(f"""
     SELECT tenant, payload FROM goodsyard.job
-     WHERE state = 'waiting' {_LATE}
+     WHERE state = 'waiting' AND waits_for = 0 {_LATE}
      UNION ALL
     SELECT tenant, payload FROM goodsyard.job
      WHERE state IN ('dispatched', 'running') AND state = 'dispatched' {_LATE}

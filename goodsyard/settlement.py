@@ -26,7 +26,7 @@ ERROR_LENGTH = 2_000
 
 _JOB_COLUMNS = (
     "id, tenant, kind, version, priority, run_at, fence, attempts, lost, max_attempts, claimed_by, "
-    "subject, parent_id, unique_key, limit_key, trace_context, payload, created_at"
+    "subject, parent_id, unique_key, limit_key, trace_context, workflow, payload, created_at"
 )
 
 _FINISH = f"""

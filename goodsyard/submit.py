@@ -28,6 +28,8 @@ class Staged:
         unique_key: while a job of this tenant, kind and key is live, no second one is inserted.
         parent_id: the job that staged it.
         trace_context: a W3C ``traceparent``, carried along the whole flow.
+        workflow: what it is a step of.
+        waits_for: how many other jobs have to succeed first; ``goodsyard.workflows`` counts them.
     """
 
     tenant: int
@@ -37,7 +39,32 @@ class Staged:
     unique_key: str | None = None
     parent_id: UUID | None = None
     trace_context: str | None = None
+    workflow: UUID | None = None
+    waits_for: int = 0
     id: UUID = field(default_factory=new_id)
+
+    @property
+    def payload(self) -> Contract:
+        """What to do, as a policy's keys read it (``goodsyard.contracts.Submitted``)."""
+        return self.contract
+
+    @property
+    def limit_key(self) -> str:
+        """What its rate is counted by."""
+        limit = self.contract.policy.limit
+        return "" if limit is None or limit.key is None else str(limit.key(self))
+
+    @property
+    def slot_key(self) -> str:
+        """What its concurrency is counted by."""
+        concurrency = self.contract.policy.concurrency
+        return "" if concurrency is None or concurrency.key is None else str(concurrency.key(self))
+
+    @property
+    def cost(self) -> float | None:
+        """What it is worth of its rate, if not 1."""
+        limit = self.contract.policy.limit
+        return None if limit is None or limit.cost is None else float(limit.cost(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +96,23 @@ def staging(only: str = "true", besides: Besides = _NOTHING) -> str:
     """
     return f"""
     INSERT INTO goodsyard.job (id, tenant, kind, version, run_at, priority, unique_key,
-                               max_attempts, subject, parent_id, trace_context, payload
+                               max_attempts, subject, parent_id, trace_context, limit_key,
+                               slot_key, cost, workflow, waits_for, payload
                                {besides.columns})
     SELECT s.id, s.tenant, s.kind, s.version, coalesce(s.run_at, now()), s.priority, s.unique_key,
-           s.max_attempts, s.subject, s.parent_id, s.trace_context, s.payload
+           s.max_attempts, s.subject, s.parent_id, s.trace_context, s.limit_key, s.slot_key, s.cost,
+           s.workflow, s.waits_for, s.payload
            {besides.values}
       FROM unnest(CAST(:staged_ids AS uuid[]), CAST(:tenants AS int[]), CAST(:kinds AS text[]),
                   CAST(:versions AS smallint[]), CAST(:run_ats AS timestamptz[]),
                   CAST(:priorities AS smallint[]), CAST(:unique_keys AS text[]),
                   CAST(:max_attempts AS smallint[]), CAST(:subjects AS uuid[]),
                   CAST(:parent_ids AS uuid[]), CAST(:trace_contexts AS text[]),
+                  CAST(:limit_keys AS text[]), CAST(:slot_keys AS text[]), CAST(:costs AS real[]),
+                  CAST(:workflows AS uuid[]), CAST(:waits_for AS smallint[]),
                   CAST(:payloads AS jsonb[]))
-        AS s(id, tenant, kind, version, run_at, priority, unique_key,
-             max_attempts, subject, parent_id, trace_context, payload)
+        AS s(id, tenant, kind, version, run_at, priority, unique_key, max_attempts, subject,
+             parent_id, trace_context, limit_key, slot_key, cost, workflow, waits_for, payload)
            {besides.source}
      WHERE {only}
     ON CONFLICT (tenant, kind, unique_key)
@@ -143,6 +174,11 @@ def as_columns(staged: Sequence[Staged]) -> dict[str, list[object]]:
         "subjects": [job.contract.subject for job in staged],
         "parent_ids": [job.parent_id for job in staged],
         "trace_contexts": [job.trace_context for job in staged],
+        "limit_keys": [job.limit_key for job in staged],
+        "slot_keys": [job.slot_key for job in staged],
+        "costs": [job.cost for job in staged],
+        "workflows": [job.workflow for job in staged],
+        "waits_for": [job.waits_for for job in staged],
         "payloads": [job.contract.model_dump_json() for job in staged],
     }
 

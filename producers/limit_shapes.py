@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,6 +21,13 @@ class LimitOut(BaseModel):
     name: str
     rate: str | None = Field(description="`null`: not limited.", examples=["100/minute"])
     burst: float | None = Field(description="Jobs that may start at once after a pause.")
+    concurrency: int | None = Field(description="Jobs that may be under way at a time.")
+    penalised_until: datetime | None = Field(
+        description="None starts before: a provider asked for it."
+    )
+    free_at: datetime | None = Field(
+        description="When the next job may start, as far as the rate goes: an estimate."
+    )
 
 
 def rate_text(per_second: float) -> str:
@@ -33,7 +41,20 @@ def rate_text(per_second: float) -> str:
 
 def limit(limit: Limit) -> Document:
     """Return a limit in force."""
-    return {"name": limit.name, "rate": rate_text(limit.per_second), "burst": limit.burst}
+    return {
+        "name": limit.name,
+        "rate": None if limit.per_second is None else rate_text(limit.per_second),
+        "burst": limit.burst,
+        "concurrency": limit.concurrency,
+        "penalised_until": limit.penalised_until,
+        "free_at": limit.free_at,
+    }
+
+
+def no_limit(name: str) -> Document:
+    """Return what is said of a kind that nothing holds back."""
+    nothing = dict.fromkeys(LimitOut.model_fields)
+    return nothing | {"name": name}
 
 
 async def limits_by_name(tx: AsyncSession) -> dict[str, Document]:

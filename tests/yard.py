@@ -155,7 +155,7 @@ class Yard:
     async def dispatch(self, kind: str = Note.kind, most: int = 500) -> list[Delivery]:
         """Dispatch what is due, and return it in the order it was dispatched in."""
         async with self.sessions.begin() as tx:
-            return [job.delivery for job in await dispatch.dispatch(tx, kind, most)]
+            return [job.delivery for job in (await dispatch.dispatch(tx, kind, most)).jobs]
 
     async def deliver(self, *contracts: Contract, **how: Unpack[How]) -> list[Delivery]:
         """Stage jobs of one kind and dispatch them."""

@@ -11,16 +11,30 @@ from dataclasses import dataclass
 
 import redis.asyncio
 
+from goodsyard.publisher import urgent_list
+
 EPOCH_KEY = "goodsyard:epoch"
 """Its absence says that Redis was emptied since it was set: flushed, restarted or failed over."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerView:
-    """Messages a queue, and whether Redis remembers us."""
+    """What Redis holds.
+
+    Args:
+        lengths: messages a queue.
+        urgent: messages that overtake those.
+        remembers: whether Redis remembers us.
+    """
 
     lengths: Mapping[str, int]
+    urgent: Mapping[str, int]
     remembers: bool
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether there is any message."""
+        return any(self.lengths.values()) or any(self.urgent.values())
 
 
 async def look(client: redis.asyncio.Redis, queues: Sequence[str]) -> BrokerView:
@@ -32,9 +46,14 @@ async def look(client: redis.asyncio.Redis, queues: Sequence[str]) -> BrokerView
     async with client.pipeline(transaction=False) as pipe:
         for queue in queues:
             await pipe.llen(queue)
+            await pipe.llen(urgent_list(queue))
         await pipe.exists(EPOCH_KEY)
         *lengths, remembers = await pipe.execute()
-    return BrokerView(dict(zip(queues, lengths, strict=True)), bool(remembers))
+    return BrokerView(
+        dict(zip(queues, lengths[::2], strict=True)),
+        dict(zip(queues, lengths[1::2], strict=True)),
+        bool(remembers),
+    )
 
 
 async def set_epoch(client: redis.asyncio.Redis, epoch: str) -> None:

@@ -19,11 +19,12 @@ import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from goodsyard import dispatch, doorbell, express, garbage, limits, publisher
+from goodsyard import dispatch, doorbell, express, garbage, limited, publisher
 from goodsyard.contracts import Contract
 from goodsyard.database import Sessions, in_time, open_engine, session_factory
-from goodsyard.dispatch import QUARANTINE
+from goodsyard.dispatch import QUARANTINE, Dispatched
 from goodsyard.failpoints import failpoint
+from goodsyard.lanes import BEGINNING, Lane
 from goodsyard.publisher import Envelope
 from goodsyard.settings import EngineSettings, load
 from tasks import contracts
@@ -75,6 +76,8 @@ class Relay:
         self._queues = sorted({c.policy.queue for c in self._contracts.values()})
         self._woken: set[str] = set()
         self._deep: set[str] = set()  # kinds of which the last batch was full
+        self._held: dict[str, float] = {}  # by a limit: when to look again
+        self._behind: dict[str, Lane] = {}  # kinds with more lanes than one look takes in
         self._wake = asyncio.Event()
         self._last_look = 0.0
         self._said_clear = 0.0
@@ -125,10 +128,15 @@ class Relay:
         # Looked up ahead, so that a lone job needn't wait for it: empty queues stay empty unless a
         # relay fills them, and what another did meanwhile makes no more than a message too many.
         view = await self._look()
-        self._idle_view = None if any(view.lengths.values()) else view
+        self._idle_view = None if view.holds_any else view
         if self._idle_view:
             await self._say_clear(situation)
-        return IDLE
+        return self._until_held() if self._held else IDLE
+
+    def _until_held(self) -> Pause:
+        """Return the pause up to when a limit may let the next job go."""
+        left = min(self._held.values()) - asyncio.get_running_loop().time()
+        return Pause(IDLE.least, min(max(IDLE.least, left), IDLE.most))
 
     async def _say_clear(self, situation: Situation) -> None:
         """Let whoever accepts a lone job dispatch it at once: this relay couldn't do it sooner."""
@@ -157,7 +165,8 @@ class Relay:
         if not kinds or now - self._last_look > POLL_SECONDS:
             self._last_look = now
             kinds |= await dispatch.due_kinds(statements, list(self._contracts))
-        return sorted(kinds)
+        self._held = {kind: until for kind, until in self._held.items() if until > now}
+        return sorted(kinds - self._held.keys())
 
     async def _relay(
         self, statements: AsyncConnection, kind: str, situation: Situation, view: BrokerView
@@ -165,50 +174,98 @@ class Relay:
         """Dispatch one batch of ``kind``; return whether some of it is still held back."""
         policy = self._contracts[kind].policy
         workers = situation.workers.get(policy.queue, 0)
+        if policy.queue in situation.paused:
+            self._woken.add(kind)
+            return True
         # A message in reserve for every second worker: all of them are busy, and what gathers
         # meanwhile makes the next chunk larger, which is the lever of throughput. It stays where a
         # limit, a pause or a cancel still reaches it. Of a backlog that fills every chunk anyway,
         # there is one for each, so that nobody waits for the next round.
         reserve = max(1, workers if kind in self._deep else workers // 2)
-        if view.lengths[policy.queue] >= reserve or policy.queue in situation.paused:
+        if view.lengths[policy.queue] >= reserve:
+            await self._relay_urgent(statements, kind, situation, view)
             self._woken.add(kind)
             return True
         most = dispatch.batch_size(policy.chunk, workers)
-        spent = False
         if kind in situation.limited:
-            batch, spent = await self._dispatch_limited(kind, most)
-        else:
+            return await self._relay_limited(kind, most, situation)
+        failpoint("before_dispatch_commit")
+        batch, end = await dispatch.dispatch(statements, kind, most, behind=self._last_lane(kind))
+        await self._go_on(kind, batch, end, most, situation)
+        return False
+
+    async def _relay_urgent(
+        self, statements: AsyncConnection, kind: str, situation: Situation, view: BrokerView
+    ) -> None:
+        """Let a few urgent jobs overtake a full queue, unless some are on their way already."""
+        policy = self._contracts[kind].policy
+        if view.urgent[policy.queue] or kind in situation.limited:
+            return
+        most = min(policy.chunk, dispatch.WORTH_A_MESSAGE)
+        batch, _ = await dispatch.dispatch(statements, kind, most, urgent=True)
+        failpoint("after_dispatch_commit")
+        await self._send_chunks(kind, batch, situation)
+
+    async def _relay_limited(self, kind: str, most: int, situation: Situation) -> bool:
+        """Dispatch what the kind's limit allows; return whether that limit was lifted meanwhile."""
+        async with self._sessions.begin() as tx:
+            found = await limited.dispatch(
+                tx, self._contracts[kind], most, behind=self._last_lane(kind)
+            )
             failpoint("before_dispatch_commit")
-            batch = await dispatch.dispatch(statements, kind, most)
+        if found is None:
+            self._woken.add(kind)
+            return True  # the sweep will say so
+        now = asyncio.get_running_loop().time()
+        if found.held_for is not None:
+            self._held[kind] = now + min(max(found.held_for, BUSY.least), POLL_SECONDS)
+        await self._go_on(kind, found.jobs, found.end, most, situation)
+        return False
+
+    def _last_lane(self, kind: str) -> Lane:
+        return self._behind.get(kind, BEGINNING)
+
+    async def _go_on(
+        self,
+        kind: str,
+        batch: Sequence[Dispatched],
+        end: Lane | None,
+        most: int,
+        situation: Situation,
+    ) -> None:
+        """Send what was dispatched and committed, and note whether there is more of the kind."""
         failpoint("after_dispatch_commit")
         more = len(batch) == most
-        if batch:
-            # Without a worker there, quarantine would lose the job's last chances one by one.
-            aside = QUARANTINE if situation.workers.get(QUARANTINE) else policy.queue
-            chunks = dispatch.chunks(batch, most=policy.chunk, workers=workers, more=more)
-            await self._send(
-                [Envelope(kind, aside if c.quarantined else policy.queue, c) for c in chunks],
-                batch[0].sent_at,
-            )
-        if more:
-            self._deep.add(kind)
-        else:
-            self._deep.discard(kind)
-        if spent or more:
+        await self._send_chunks(kind, batch, situation, more=more)
+        (self._deep.add if more else self._deep.discard)(kind)
+        # Where the last look ended before the last lane, the next one goes on there; and where it
+        # began behind some, from the beginning.
+        rest = end is not None or kind in self._behind
+        self._behind.pop(kind, None)
+        if end is not None:
+            self._behind[kind] = end
+        if more or rest:
             self._woken.add(kind)
-        return spent
 
-    async def _dispatch_limited(
-        self, kind: str, most: int
-    ) -> tuple[list[dispatch.Dispatched], bool]:
-        """Return what was dispatched, and whether the limit held more back."""
-        async with self._sessions.begin() as tx:
-            granted = await limits.grant(tx, kind, most)
-            batch = await dispatch.dispatch(tx, kind, granted) if granted else []
-            if len(batch) < granted:
-                await limits.give_back(tx, kind, granted - len(batch))
-            failpoint("before_dispatch_commit")
-        return batch, granted < most and len(batch) == granted
+    async def _send_chunks(
+        self, kind: str, batch: Sequence[Dispatched], situation: Situation, *, more: bool = False
+    ) -> None:
+        if not batch:
+            return
+        policy = self._contracts[kind].policy
+        # Without a worker there, quarantine would lose the job's last chances one by one.
+        aside = QUARANTINE if situation.workers.get(QUARANTINE) else policy.queue
+        chunks = dispatch.chunks(
+            batch,
+            most=policy.chunk,
+            workers=situation.workers.get(policy.queue, 0),
+            more=more,
+            hurry=kind in situation.limited,
+        )
+        await self._send(
+            [Envelope(kind, aside if c.quarantined else policy.queue, c) for c in chunks],
+            batch[0].sent_at,
+        )
 
     async def _send(self, envelopes: Sequence[Envelope], sent_at: float) -> None:
         try:

@@ -50,7 +50,7 @@ class Situation:
 
     Args:
         workers: live worker processes a queue.
-        limited: kinds with a rate limit.
+        limited: kinds that a limit holds back.
         paused: queues on hold.
     """
 
@@ -153,6 +153,7 @@ class Sweep:
         """Tell the relay about workers, limits and pauses; return the queues with a live worker."""
         async with self._sessions.begin() as tx:
             workers = await sweeper.live_queues(tx)
+            await limits.pardon(tx)
             limited = {limit.name for limit in await limits.list_limits(tx)}
             paused = await dispatch.paused_queues(tx)
         self._informed.situation = Situation(workers, limited, paused)
@@ -194,5 +195,6 @@ class Sweep:
         async with self._sessions.begin() as tx:
             await heartbeat.forget_silent(tx)
             await maintenance.forget_expired_keys(tx)
+            await limits.forget_full(tx)
         async with self._sessions.begin() as tx:
             await maintenance.make_partitions(tx)

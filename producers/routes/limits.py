@@ -15,7 +15,7 @@ from producers.answers import JsonAnswer
 from producers.authentication import Principal, require_admin, require_scope
 from producers.bodies import JsonRoute
 from producers.job_shapes import QUEUE_OF, Kind
-from producers.limit_shapes import LimitOut, limits_by_name
+from producers.limit_shapes import LimitOut, limits_by_name, no_limit
 from producers.problems import not_found
 from producers.services import Use
 
@@ -66,7 +66,7 @@ async def read(name: Kind, use: Use) -> Response:
         raise not_found(f"kind {name}")
     async with use.sessions.begin() as tx:
         limits = await limits_by_name(tx)
-    return JsonAnswer(limits.get(name, {"name": name, "rate": None, "burst": None}))
+    return JsonAnswer(limits.get(name) or no_limit(name))
 
 
 @router.put("/{name}", response_model=LimitOut)
@@ -80,4 +80,4 @@ async def change(name: Kind, body: LimitIn, principal: Admin, use: Use) -> Respo
         detail: dict[str, JsonValue] = {"rate": body.rate, "burst": body.burst}
         await record(tx, principal.actor, "limit.set", [name], detail)
         limits = await limits_by_name(tx)
-    return JsonAnswer(limits.get(name, {"name": name, "rate": None, "burst": None}))
+    return JsonAnswer(limits.get(name) or no_limit(name))

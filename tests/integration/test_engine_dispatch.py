@@ -10,7 +10,7 @@ from typing import ClassVar
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import dispatch, limits
+from goodsyard import dispatch, limited, limits
 from goodsyard.claims import Delivery
 from goodsyard.contracts import Rate
 from goodsyard.dispatch import DISPATCH_SECONDS
@@ -122,8 +122,8 @@ async def test_dispatches_of_several_relays_never_exceed_the_limit(yard: Yard) -
         total = 0
         for _ in range(20):
             async with yard.sessions.begin() as tx:
-                granted = await limits.grant(tx, Note.kind, 13)
-                total += len(await dispatch.dispatch(tx, Note.kind, granted)) if granted else 0
+                found = await limited.dispatch(tx, Note, 13)
+                total += len(found.jobs) if found else 0
         return total
 
     assert sum(await asyncio.gather(*(relay() for _ in range(6)))) == burst
@@ -179,4 +179,7 @@ async def test_the_time_of_a_dispatch_is_the_databases(yard: Yard) -> None:
     await yard.stage(Note(), Note())
     async with yard.sessions.begin() as tx:
         now = await tx.scalar(text("SELECT extract(epoch FROM now())::float8"))
-        assert [job.sent_at for job in await dispatch.dispatch(tx, Note.kind, 2)] == [now, now]
+        assert [job.sent_at for job in (await dispatch.dispatch(tx, Note.kind, 2)).jobs] == [
+            now,
+            now,
+        ]

@@ -64,7 +64,7 @@ def ended(job: UUID, outcome: Outcome) -> Ended:
 
 
 async def run_a_chunk(tx: AsyncSession, done: Outcome) -> None:
-    batch = [job.delivery for job in await dispatch.dispatch(tx, Note.kind, 100)]
+    batch = [job.delivery for job in (await dispatch.dispatch(tx, Note.kind, 100)).jobs]
     await dispatch.take_back(tx, batch[:10])
     held = await claims.lock_dispatched(tx, Note.kind, batch)
     outcomes = [ended(row.id, done if n % 2 else Retry("no")) for n, row in enumerate(held)]
@@ -77,7 +77,7 @@ async def dispatch_some(tx: AsyncSession) -> None:
 
 async def run_calls(tx: AsyncSession) -> None:
     worker = uuid4()
-    batch = [job.delivery for job in await dispatch.dispatch(tx, Ask.kind, 100)]
+    batch = [job.delivery for job in (await dispatch.dispatch(tx, Ask.kind, 100)).jobs]
     await claims.lease(tx, Ask.kind, batch, worker=worker, seconds=45)
     await claims.lock_held(tx, batch, worker=worker)
     ours = await claims.lock_running(tx, batch)
@@ -181,7 +181,7 @@ async def test_a_claim_reads_no_more_of_what_is_dispatched_than_it_names(
         await sweeper.reset_dispatched(tx)
         await tx.execute(text("ANALYZE goodsyard.job"))  # so to the planner nothing is dispatched
     async with acquainted["kept"].begin() as tx:
-        batch = [job.delivery for job in await dispatch.dispatch(tx, Note.kind, 1_000)]
+        batch = [job.delivery for job in (await dispatch.dispatch(tx, Note.kind, 1_000)).jobs]
         before = await entries_read(tx)
         assert len(await claims.lock_dispatched(tx, Note.kind, batch[:10])) == 10
         assert await entries_read(tx) - before < 100

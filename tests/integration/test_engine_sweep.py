@@ -78,7 +78,7 @@ async def register(yard: Yard, *queues: str) -> None:
 async def send(yard: Yard, client: redis.asyncio.Redis, *, ago: float = 0) -> list[Delivery]:
     """Dispatch and publish what is due, as a relay did so many seconds ago."""
     async with yard.sessions.begin() as tx:
-        batch = await dispatch.dispatch(tx, Note.kind, 500)
+        batch = (await dispatch.dispatch(tx, Note.kind, 500)).jobs
     await yard.sql("UPDATE goodsyard.job SET deadline = deadline - make_interval(secs => :s)",
                    s=ago)  # fmt: skip
     deliveries = [job.delivery for job in batch]
@@ -200,8 +200,7 @@ async def test_the_relay_hears_how_things_stand(
     yard: Yard, sweep: Sweep, listener: Listener
 ) -> None:
     await register(yard, "orders", "payments")
-    await yard.sql("INSERT INTO goodsyard.rate (name, tokens, per_second, burst) "
-                   "VALUES ('test.ask', 1, 1, 1)")  # fmt: skip
+    await yard.sql("INSERT INTO goodsyard.job_limit (name, concurrency) VALUES ('test.ask', 1)")
     async with yard.sessions.begin() as tx:
         await pause_queue(tx, Actor(TENANT, "ann"), "payments", paused=True)
     await sweep.run_once()

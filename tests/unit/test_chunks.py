@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from goodsyard.dispatch import BATCH, QUARANTINE_AFTER, Dispatched, batch_size, chunks
 from goodsyard.job import new_id
 
+NOW = datetime.now(UTC)
 
-def dispatched(count: int, lost: int = 0) -> list[Dispatched]:
-    return [Dispatched(new_id(), fence=1, lost=lost, sent_at=0.0) for _ in range(count)]
+
+def dispatched(count: int, lost: int = 0, priority: int = 5) -> list[Dispatched]:
+    return [Dispatched(new_id(), 1, lost, 0.0, priority, NOW) for _ in range(count)]
 
 
 def sizes(count: int, *, most: int, workers: int, more: bool = False) -> list[int]:

@@ -219,7 +219,7 @@ class Shop:
             kinds = await dispatch.due_kinds(tx, KINDS)
         for kind in sorted(kinds):
             async with self.sessions.begin() as tx:
-                batch = await dispatch.dispatch(tx, kind, dispatch.BATCH)
+                batch = (await dispatch.dispatch(tx, kind, dispatch.BATCH)).jobs
                 fresh = {job.delivery for job in batch}
                 assert not fresh & self.dispatched, f"dispatched again: {fresh & self.dispatched}"
             self.dispatched |= fresh
