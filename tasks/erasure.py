@@ -43,6 +43,13 @@ _BLANK = text(f"""
 """)  # noqa: S608 - the same
 
 
+_NEVER_SEND = text(f"""
+    DELETE FROM goodsyard.compensation c USING goodsyard.workflow w
+     WHERE w.id = c.workflow AND w.tenant = :tenant AND c.kind = '{SendEmail.kind}'
+       AND lower(c.payload ->> 'to') = lower(:address)
+""")  # noqa: S608 - the same
+
+
 class MailUnderWayError(Exception):
     """A mail to the address is being handed over; it is out, or waits again, in some seconds."""
 
@@ -60,6 +67,7 @@ async def forget_mails(tx: AsyncSession, tenant: int, address: str) -> None:
     """
     whose = {"tenant": tenant, "address": address}
     await tx.execute(_CALL_OFF, whose)
+    await tx.execute(_NEVER_SEND, whose)
     if await tx.scalar(_UNDER_WAY, whose):
         raise MailUnderWayError
     await tx.execute(_BLANK, whose)

@@ -102,6 +102,9 @@ CREATE TABLE goodsyard.compensation (
     payload      jsonb NOT NULL
 );
 CREATE INDEX compensation_workflow ON goodsyard.compensation (workflow);
+-- The mails to somebody who is erased.
+CREATE INDEX compensation_mail ON goodsyard.compensation (lower(payload ->> 'to'))
+    WHERE kind = 'notifications.email';
 """
 
 SCHEDULES = """
