@@ -162,10 +162,15 @@ class Relay:
         """Return the kinds worth a look: those woken, and at times whatever is due."""
         now = asyncio.get_running_loop().time()
         kinds, self._woken = self._woken, set()
+        held, self._held = self._held, {}
+        for kind, until in held.items():
+            if until > now:
+                self._held[kind] = until
+            else:
+                kinds.add(kind)
         if not kinds or now - self._last_look > POLL_SECONDS:
             self._last_look = now
             kinds |= await dispatch.due_kinds(statements, list(self._contracts))
-        self._held = {kind: until for kind, until in self._held.items() if until > now}
         return sorted(kinds - self._held.keys())
 
     async def _relay(
@@ -183,8 +188,9 @@ class Relay:
         # there is one for each, so that nobody waits for the next round.
         reserve = max(1, workers if kind in self._deep else workers // 2)
         if view.lengths[policy.queue] >= reserve:
-            await self._relay_urgent(statements, kind, situation, view)
             self._woken.add(kind)
+            if not view.urgent[policy.queue]:
+                await self._overtake(statements, kind, situation)
             return True
         most = dispatch.batch_size(policy.chunk, workers)
         if kind in situation.limited:
@@ -194,17 +200,15 @@ class Relay:
         await self._go_on(kind, batch, end, most, situation)
         return False
 
-    async def _relay_urgent(
-        self, statements: AsyncConnection, kind: str, situation: Situation, view: BrokerView
-    ) -> None:
-        """Let a few urgent jobs overtake a full queue, unless some are on their way already."""
-        policy = self._contracts[kind].policy
-        if view.urgent[policy.queue] or kind in situation.limited:
-            return
-        most = min(policy.chunk, dispatch.WORTH_A_MESSAGE)
-        batch, _ = await dispatch.dispatch(statements, kind, most, urgent=True)
-        failpoint("after_dispatch_commit")
-        await self._send_chunks(kind, batch, situation)
+    async def _overtake(self, statements: AsyncConnection, kind: str, situation: Situation) -> None:
+        """Let a few jobs overtake a full queue: urgent ones, or those a limit let go just now."""
+        most = min(self._contracts[kind].policy.chunk, dispatch.WORTH_A_MESSAGE)
+        if kind in situation.limited:
+            await self._relay_limited(kind, most, situation)
+        else:
+            batch, _ = await dispatch.dispatch(statements, kind, most, urgent=True)
+            failpoint("after_dispatch_commit")
+            await self._send_chunks(kind, batch, situation)
 
     async def _relay_limited(self, kind: str, most: int, situation: Situation) -> bool:
         """Dispatch what the kind's limit allows; return whether that limit was lifted meanwhile."""
