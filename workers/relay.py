@@ -120,7 +120,7 @@ class Relay:
             self._idle_view = None
             return BUSY  # the sweep sets things right first
         held_back = False
-        for kind in await self._candidates(statements):
+        for kind in await self._candidates(statements, situation):
             held_back |= await self._relay(statements, kind, situation, view)
         if held_back or self._woken:
             self._idle_view = None
@@ -158,13 +158,13 @@ class Relay:
     async def _look(self) -> BrokerView:
         return await broker.look(self._redis, self._queues)
 
-    async def _candidates(self, statements: AsyncConnection) -> list[str]:
+    async def _candidates(self, statements: AsyncConnection, situation: Situation) -> list[str]:
         """Return the kinds worth a look: those woken, and at times whatever is due."""
         now = asyncio.get_running_loop().time()
         kinds, self._woken = self._woken, set()
         held, self._held = self._held, {}
         for kind, until in held.items():
-            if until > now:
+            if until > now and kind in situation.limited:
                 self._held[kind] = until
             else:
                 kinds.add(kind)
@@ -221,7 +221,7 @@ class Relay:
             self._woken.add(kind)
             return True  # the sweep will say so
         now = asyncio.get_running_loop().time()
-        if found.held_for is not None:
+        if found.held_for is not None and found.end is None:
             self._held[kind] = now + min(max(found.held_for, BUSY.least), POLL_SECONDS)
         await self._go_on(kind, found.jobs, found.end, most, situation)
         return False
@@ -241,15 +241,18 @@ class Relay:
         failpoint("after_dispatch_commit")
         more = len(batch) == most
         await self._send_chunks(kind, batch, situation, more=more)
-        (self._deep.add if more else self._deep.discard)(kind)
-        # Where the last look ended before the last lane, the next one goes on there; and where it
-        # began behind some, from the beginning.
-        rest = end is not None or kind in self._behind
-        self._behind.pop(kind, None)
+        if more:
+            self._deep.add(kind)
+        # Where a look ended before the last lane, the next one goes on there at once; after the
+        # last one it begins anew if there was more in any of them.
+        if more or end is not None or (kind in self._behind and kind in self._deep):
+            self._woken.add(kind)
         if end is not None:
             self._behind[kind] = end
-        if more or rest:
-            self._woken.add(kind)
+            return
+        self._behind.pop(kind, None)
+        if not more:
+            self._deep.discard(kind)
 
     async def _send_chunks(
         self, kind: str, batch: Sequence[Dispatched], situation: Situation, *, more: bool = False

@@ -10,7 +10,7 @@ import pytest
 from kombu import Connection
 
 import workers.app
-from goodsyard import doorbell, express
+from goodsyard import doorbell, express, lanes
 from goodsyard.contracts import Rate
 from goodsyard.database import Sessions
 from goodsyard.dispatch import WORTH_A_MESSAGE, Chunk
@@ -204,3 +204,27 @@ async def test_messages_that_overtake_are_put_where_workers_read_first(
             read = [channel._q_for_pri("orders", step) for step in channel.priority_steps]  # noqa: SLF001 - the only place that says so
         assert read == [urgent_list("orders"), "orders"]
         assert await client.llen(read[0]) == 1
+
+
+async def test_a_relay_comes_by_every_lane_and_then_to_rest(
+    sessions: Sessions,
+    relay: Callable[[Situation | None], Relay],
+    messages: Messages,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "MOST_LANES", 2)
+    tenants = range(2, 8)
+    async with sessions.begin() as tx:
+        await set_limit(tx, ProcessOrder.kind, Rate("1/day", burst=5))
+        await stage(tx, [Staged(tenant, ProcessOrder(order_id=new_id())) for tenant in tenants])
+    one = relay(Situation({"orders": 2}, frozenset({ProcessOrder.kind}), frozenset()))
+    async with sessions.committing() as statements:
+        pauses = [await one.run_once(statements) for _ in range(4)]
+        one.situation = NOTHING_HOLDS_BACK
+        async with sessions.begin() as tx:
+            await set_limit(tx, ProcessOrder.kind, None)
+        one.wake([ProcessOrder.kind])
+        assert [pause.most > BUSY.most for pause in pauses] == [False, False, False, True]
+        while (await one.run_once(statements)).most <= BUSY.most:
+            pass
+    assert messages.jobs == JOBS + len(tenants)
