@@ -87,7 +87,12 @@ class Relay:
 
     def wake(self, kinds: Iterable[str]) -> None:
         """Say that jobs of ``kinds`` may be due."""
-        self._woken.update(self._contracts.keys() & set(kinds))
+        woken = self._contracts.keys() & set(kinds)
+        self._woken.update(woken)
+        # A limit that holds a kind back may let a new key's jobs go.
+        soon = asyncio.get_running_loop().time() + BUSY.least
+        for kind in woken & self._held.keys():
+            self._held[kind] = min(self._held[kind], soon)
         self._wake.set()
 
     async def run(self, stopping: asyncio.Event) -> None:

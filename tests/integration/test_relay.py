@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from goodsyard.contracts import Rate
 from goodsyard.database import Sessions
 from goodsyard.dispatch import WORTH_A_MESSAGE, Chunk
 from goodsyard.job import new_id
-from goodsyard.limits import set_limit
+from goodsyard.limits import set_concurrency, set_limit, set_penalty
 from goodsyard.publisher import Envelope, publish, urgent_list
 from goodsyard.submit import Staged, stage
 from tasks.contracts import ALL, ChargePayment, ProcessOrder
@@ -228,3 +229,26 @@ async def test_a_relay_comes_by_every_lane_and_then_to_rest(
         while (await one.run_once(statements)).most <= BUSY.most:
             pass
     assert messages.jobs == JOBS + len(tenants)
+
+
+async def test_news_of_a_kind_that_is_held_back_is_looked_at_soon(
+    sessions: Sessions,
+    relay: Callable[[Situation | None], Relay],
+    messages: Messages,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.relay.POLL_SECONDS", 600)
+    async with sessions.begin() as tx:
+        await set_concurrency(tx, ProcessOrder.kind, JOBS)
+        await set_penalty(tx, ProcessOrder.kind, 600)
+    one = relay(Situation({"orders": 2}, frozenset({ProcessOrder.kind}), frozenset()))
+    async with sessions.committing() as statements:
+        await one.run_once(statements)
+        async with sessions.begin() as tx:
+            await set_penalty(tx, ProcessOrder.kind, 0)
+        await one.run_once(statements)
+        assert messages.jobs == 0, "it isn't looked at again before the penalty is over"
+        one.wake([ProcessOrder.kind])
+        await asyncio.sleep((await one.run_once(statements)).most)
+        await one.run_once(statements)
+    assert messages.jobs == JOBS
