@@ -15,7 +15,7 @@ depends_on = None
 JOB = """
 ALTER TABLE goodsyard.job
     ADD slot_key         text NOT NULL DEFAULT '',      -- what its concurrency is counted by
-    ADD cost             real CHECK (cost > 0),         -- tokens of its rate; null is one
+    ADD cost             real CHECK (cost > 0 AND cost < 'infinity'),  -- of its rate; null is one
     ADD start_by         timestamptz,                   -- dispatched: when its grant lapses
     ADD waits_for        smallint NOT NULL DEFAULT 0 CHECK (waits_for >= 0),
     ADD workflow         uuid,
