@@ -15,10 +15,7 @@ from goodsyard.contracts import Contract
 from goodsyard.database import Sessions
 from goodsyard.doorbell import Doorbell
 from goodsyard.express import Express
-from goodsyard.submit import DEFAULT_PRIORITY, Staged, stage
-
-ROWS = 1_000
-"""Jobs an insert takes: some 10 ms; more of them at once are no faster."""
+from goodsyard.submit import DEFAULT_PRIORITY, ROWS, Staged, stage
 
 
 class Batch:

@@ -200,7 +200,8 @@ BODY_TOO_LARGE = _define(
     "body-too-large",
     413,
     "The body is too large",
-    "Bodies are limited to 64 KiB, those of POST /v1/orders/bulk to 4 MiB and 1,000 orders.",
+    "Bodies are limited to 64 KiB; those of bulks to 4 MiB and 1,000 orders or users, or to 16 MiB "
+    "and 10,000 jobs.",
 )
 UNSUPPORTED_MEDIA_TYPE = _define(
     "unsupported-media-type",

@@ -80,6 +80,7 @@ EVERYDAY = {
     "POST /v1/transfers",
     "POST /v1/notifications",
     "POST /v1/jobs",
+    "POST /v1/jobs/bulk",
     "POST /v1/users",
     "POST /v1/users/bulk",
     "POST /v1/gateway/events",
