@@ -1,4 +1,4 @@
-"""The verbs for jobs, queues and limits: each one call to the API, shown as a table or as JSON."""
+"""The verbs for what runs: each one call to the API, shown as a table or as JSON."""
 
 # ruff: noqa: PLC0415 - a verb imports what it needs itself: `goodsyard --help` answers at once
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 jobs = typer.Typer(help="See jobs, cancel those that wait, revive those that are dead.")
 queues = typer.Typer(help="See queues; hold one back and let it go again.")
+schedules = typer.Typer(help="See what is done by the clock; hold it back and let it go again.")
 limits = typer.Typer(help="See and set what holds a kind of job back, in the whole cluster.")
 
 Url = Annotated[str | None, typer.Option("--api", help="Its address, or GOODSYARD_API_URL.")]
@@ -101,6 +102,30 @@ def pause(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json = 
 def resume(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Let a queue go again."""
     _print_one(_open(api, api_key).post(f"/queues/{queue}/resume"), as_json=as_json)
+
+
+@schedules.command("list")
+def list_schedules(*, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
+    """List the schedules: when each ticked last, and when it will."""
+    found = _open(api, api_key).get("/schedules")["data"]
+    columns = ("name", "cron", "zone", "misfire", "paused", "last", "last_jobs", "next")
+    _print_list(found, columns, as_json=as_json)
+
+
+@schedules.command("pause")
+def pause_schedule(
+    schedule: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False
+) -> None:
+    """Hold a schedule back."""
+    _print_one(_open(api, api_key).post(f"/schedules/{schedule}/pause"), as_json=as_json)
+
+
+@schedules.command("resume")
+def resume_schedule(
+    schedule: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False
+) -> None:
+    """Let a schedule go again; what it missed goes by its misfire policy."""
+    _print_one(_open(api, api_key).post(f"/schedules/{schedule}/resume"), as_json=as_json)
 
 
 @limits.command("list")

@@ -52,7 +52,7 @@ PRIVILEGES: Final[Mapping[Role, Mapping[str, str]]] = MappingProxyType(
             "goodsyard.workflow": _KEEP,
             "goodsyard.dependency": _ALL,
             "goodsyard.compensation": _ALL,
-            "goodsyard.schedule": "SELECT, UPDATE (paused)",
+            "goodsyard.schedule": _KEEP,
             "goodsyard.schedule_tick": _READ,
             "goodsyard.shared_run": _ALL,
             "goodsyard.queue": "SELECT, UPDATE (paused)",
