@@ -39,6 +39,7 @@ app.add_typer(tenant, name="tenant")
 app.add_typer(remote_cli.jobs, name="jobs")
 app.add_typer(remote_cli.queues, name="queues")
 app.add_typer(remote_cli.limits, name="limits")
+app.add_typer(remote_cli.cache, name="cache")
 app.add_typer(remote_cli.schedules, name="schedules")
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")]

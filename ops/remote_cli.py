@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 jobs = typer.Typer(help="See jobs, cancel those that wait, revive those that are dead.")
 queues = typer.Typer(help="See queues; hold one back and let it go again.")
 schedules = typer.Typer(help="See what is done by the clock; hold it back and let it go again.")
+cache = typer.Typer(help="Forget results that stand for later requests.")
 limits = typer.Typer(help="See and set what holds a kind of job back, in the whole cluster.")
 
 Url = Annotated[str | None, typer.Option("--api", help="Its address, or GOODSYARD_API_URL.")]
@@ -126,6 +127,29 @@ def resume_schedule(
 ) -> None:
     """Let a schedule go again; what it missed goes by its misfire policy."""
     _print_one(_open(api, api_key).post(f"/schedules/{schedule}/resume"), as_json=as_json)
+
+
+@cache.command("invalidate")
+def invalidate(
+    kind: Annotated[str, typer.Argument(help="As payments.reconcile.")],
+    *,
+    payload: Annotated[
+        str | None, typer.Option(help="As JSON: only what stands for it. Else all of the kind.")
+    ] = None,
+    api: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Have the next requests for a kind run anew."""
+    import json
+
+    body: Body = {"kind": kind}
+    if payload is not None:
+        try:
+            body["payload"] = json.loads(payload)
+        except json.JSONDecodeError as error:
+            raise CommandError(f"The --payload is not JSON: {error}.") from error
+    _print_one(_open(api, api_key).post("/cache/invalidate", body), as_json=as_json)
 
 
 @limits.command("list")

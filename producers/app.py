@@ -14,6 +14,7 @@ from producers.envelope import DOCS, Envelope
 from producers.routes import (
     api_keys,
     auth,
+    cache,
     gateway_events,
     jobs,
     jobs_bulk,
@@ -43,6 +44,7 @@ _ROUTERS = (
     gateway_events.router,
     jobs.router,
     jobs_bulk.router,
+    cache.router,
     users.router,
     users_bulk.router,
     stock.router,

@@ -21,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import dispatch, heartbeat, limits, maintenance, sweeper
+from goodsyard import dispatch, heartbeat, limits, maintenance, shared_runs, sweeper
 from goodsyard.contracts import Contract
 from goodsyard.database import Sessions
 from goodsyard.deaths import OnDeath, unmourned
@@ -214,5 +214,6 @@ class Sweep:
             await maintenance.forget_expired_keys(tx)
             await limits.forget_full(tx)
             await forget_ticks(tx)
+            await shared_runs.forget_expired(tx)
         async with self._sessions.begin() as tx:
             await maintenance.make_partitions(tx)

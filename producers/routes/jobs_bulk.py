@@ -189,6 +189,12 @@ class _Reader:
         if contract is None:
             raise not_found(f"public kind {job.kind}; there are {', '.join(sorted(PUBLIC))}")
         self._principal.require(submit_scope(job.kind))
+        if contract.policy.cache is not None:
+            alone = "Jobs of this kind share their runs: hand them in one by one"
+            raise problems.validation([{"pointer": "#/kind", "detail": alone}])
+        if job.unique is not None:
+            alone = "In a bulk a unique_key is its live job's alone"
+            raise problems.validation([{"pointer": "#/unique_states", "detail": alone}])
         try:
             payload = contract.model_validate(job.payload)
         except ValidationError as error:

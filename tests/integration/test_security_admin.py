@@ -37,6 +37,12 @@ CASES = [
     Case("POST /v1/limits/{kind}/penalise", "admin", "limit.penalise", {"seconds": 5}),
     Case("POST /v1/schedules/{schedule}/pause", "admin", "schedule.pause"),
     Case("POST /v1/schedules/{schedule}/resume", "admin", "schedule.resume"),
+    Case(
+        "POST /v1/cache/invalidate",
+        "jobs:admin",
+        "cache.invalidate",
+        {"kind": "payments.reconcile"},
+    ),
     Case("PUT /v1/stock/{sku}", "stock:write", "stock.count", {"on_hand": 5}),
     Case("POST /v1/stock/{sku}/adjust", "stock:write", "stock.adjust", {"by": 1, "reason": "x"}),
     Case("POST /v1/accounts", "ledger:write", "account.open", {"code": "till", "currency": "EUR"}),
