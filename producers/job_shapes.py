@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from goodsyard.interventions import MOST_AT_ONCE
 from goodsyard.job import JobState
 from goodsyard.jobs import Attempt, JobView
+from goodsyard.progress import Progress
 from goodsyard.submit import DEFAULT_PRIORITY
 from producers.bodies import FreeForm, Moment
 from producers.order_shapes import Document, JobRef, job_href
@@ -65,6 +66,7 @@ class JobOut(BaseModel):
     kind: str
     queue: str | None
     state: JobState
+    cancel_requested: bool = Field(description="It runs, and was asked to end.")
     reason: str | None = Field(
         description="Of a dead one: `attempts`, `lost`, `uncertain` or `refused`."
     )
@@ -85,10 +87,19 @@ class JobOut(BaseModel):
     finished_at: datetime | None
 
 
+class ProgressOut(BaseModel):
+    """What a running job last said of itself."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)] = Field(description="How much of it is done.")
+    text: str
+    at: datetime
+
+
 class JobReportOut(JobOut):
     """A job with its runs that did not succeed, oldest first."""
 
     failures: list[AttemptOut]
+    progress: ProgressOut | None = Field(description="While it runs, if it has said any.")
 
 
 class JobPage(BaseModel):
@@ -153,6 +164,7 @@ def job(view: JobView) -> Document:
         "kind": view.kind,
         "queue": QUEUE_OF.get(view.kind),
         "state": view.state,
+        "cancel_requested": view.cancel_requested,
         "reason": view.reason,
         "error": view.error,
         "priority": view.priority,
@@ -172,6 +184,14 @@ def job(view: JobView) -> Document:
     }
 
 
-def report(view: JobView, failures: Iterable[Attempt]) -> Document:
-    """Return a job with its runs that did not succeed."""
-    return job(view) | {"failures": list(failures)}
+def report(view: JobView, failures: Iterable[Attempt], said: Progress | None) -> Document:
+    """Return a job with its runs that did not succeed, and what it says while it runs."""
+    return job(view) | {
+        "failures": list(failures),
+        "progress": None if said is None else progress(said),
+    }
+
+
+def progress(said: Progress) -> Document:
+    """Return how far a job is."""
+    return {"fraction": said.fraction, "text": said.text, "at": said.at}
