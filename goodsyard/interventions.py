@@ -40,9 +40,9 @@ class Revived:
     kind: str
 
 
-# A cancel that meets the claim or the settlement of an external job waits for it, a few milliseconds:
-# no lock on such a row is held during a call. What is only asked to end after that is running, or
-# was taken back from a worker that died since it was asked.
+# Where this meets the claim or the settlement of an external job it waits for that, some
+# milliseconds: no such row is locked during a call. So what it finds afterwards either waits, and
+# is taken back at once, or runs, and has been asked. A database kind's chunk is not waited for.
 _ASK = text("""
     UPDATE goodsyard.job SET cancel_requested = true
      WHERE tenant = :tenant AND id = :id AND kind = ANY(CAST(:external AS text[]))

@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from uuid import UUID
 
 import structlog
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from goodsyard import recall
 from goodsyard.claims import Delivery
-from goodsyard.database import Sessions, fetch, in_time
+from goodsyard.database import Sessions, in_time
 from goodsyard.doorbell import Doorbell
 from goodsyard.progress import Progress
 from goodsyard.run import Run
@@ -27,10 +27,6 @@ SAY_SECONDS = 0.2
 
 LISTEN_SECONDS = 1.0
 """The least between two questions to Postgres, and about how long a cancel takes to be known."""
-
-_CALLED_OFF = text("""
-    SELECT id FROM goodsyard.job WHERE id = ANY(CAST(:ids AS uuid[])) AND cancel_requested
-""")
 
 _log = structlog.get_logger(__name__)
 
@@ -91,10 +87,9 @@ class Runs:
             self._said |= {key: word for key, word in new.items() if key in self._runs}
 
     async def _listen(self) -> None:
-        ids = list({job for job, _ in self._runs})
         try:
             async with in_time(), self._sessions.committing() as connection:
-                called_off = {job for (job,) in await fetch(connection, _CALLED_OFF, {"ids": ids})}
+                called_off = await recall.called_off(connection, {job for job, _ in self._runs})
         except (SQLAlchemyError, OSError) as error:
             _log.info("cancels.unheard", error=f"{type(error).__name__}: {error}")
             return
