@@ -61,7 +61,7 @@ class Runs:
     async def rest(self) -> None:
         """Return when there is nothing left to attend to."""
         if self._attending is not None:
-            await self._attending
+            await asyncio.wait([self._attending])
 
     async def _attend(self) -> None:
         loop = asyncio.get_running_loop()
