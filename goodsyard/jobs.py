@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
-from sqlalchemy import column, desc, literal_column, select, table, text, union_all
+from sqlalchemy import (
+    ColumnElement,
+    TableClause,
+    column,
+    desc,
+    false,
+    literal_column,
+    select,
+    table,
+    text,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.job import JobState
@@ -42,6 +53,10 @@ class JobView:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    # With defaults: for some minutes Redis has copies that an older version made.
+    fence: int = 0
+    cancel_requested: bool = False
+    """It runs, and was asked to end; one that is over isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,14 @@ class DeadJob:
 _FIELDS = [field.name for field in fields(JobView)]
 _LIVE = table("job", *map(column, _FIELDS), schema="goodsyard")
 _FINISHED = table("job_done", *map(column, _FIELDS), schema="goodsyard")
+_COLUMNS: Mapping[TableClause, Sequence[ColumnElement[Any]]] = {
+    heap: [
+        false().label(name) if heap is _FINISHED and name == "cancel_requested" else heap.c[name]
+        for name in _FIELDS
+    ]
+    for heap in (_LIVE, _FINISHED)
+}
+"""What a view has of each of the two."""
 
 _ATTEMPTS = text("""
     SELECT attempt, started_at, finished_at, error FROM goodsyard.job_attempt
@@ -92,7 +115,7 @@ async def read_job(tx: AsyncSession, tenant: int, job_id: UUID) -> JobView | Non
     # One statement, one snapshot: a job that is just moving is in one of the two.
     statement = union_all(
         *(
-            select(heap).where(heap.c.tenant == tenant, heap.c.id == job_id)
+            select(*_COLUMNS[heap]).where(heap.c.tenant == tenant, heap.c.id == job_id)
             for heap in (_LIVE, _FINISHED)
         )
     )
@@ -145,7 +168,7 @@ async def list_jobs(  # noqa: PLR0913 - a filter each
     # Each branch seeks and stops by itself; a limit around the union would read all of both.
     branches = []
     for heap in heaps:
-        branch = select(heap).where(heap.c.tenant == tenant)
+        branch = select(*_COLUMNS[heap]).where(heap.c.tenant == tenant)
         if state is not None:  # as a parameter, partial indexes would be lost
             branch = branch.where(heap.c.state == literal_column(f"'{state.value}'"))
         if kinds is not None:
