@@ -82,7 +82,7 @@ async def submit(
         unique_key=body.unique_key,
         trace_context=trace_context(request),
     )
-    alone = body.unique_key is None and contract.policy.cache is None
+    alone = body.unique_key is None and not _shares(staged)
     if alone and await stage_under_key(use.accepting, use.doorbell, use.lane, key, staged):
         return _accepted(staged.id, JobState.WAITING, {})
     answer = await _shared_or_staged(use, principal.tenant, key, staged, body.unique)
@@ -106,7 +106,7 @@ async def _shared_or_staged(
             job = shared.job
             if job != staged.id:
                 await request_keys.amend(tx, tenant, key.key, {"job": str(job)})
-            if staged.contract.policy.cache is not None:
+            if _shares(staged):
                 headers = {"Cache-Status": _cache_status(shared)}
         else:
             job, headers = UUID(str(holder.resource["job"])), REPLAYED
@@ -114,8 +114,13 @@ async def _shared_or_staged(
     return _accepted(job, state, headers)
 
 
+def _shares(staged: Staged) -> bool:
+    """Whether equal requests share its run: one for a later time is for no other's result."""
+    return staged.contract.policy.cache is not None and staged.run_at is None
+
+
 async def _stage(tx: AsyncSession, staged: Staged, unique: Unique | None) -> Shared:
-    if staged.contract.policy.cache is not None:
+    if _shares(staged):
         return await stage_cached(tx, staged)
     if unique is not None:
         return await stage_once(tx, staged, unique)

@@ -177,6 +177,12 @@ async def _jobs(story: Story) -> None:
     await story.ask("POST /v1/jobs/{job_id}/cancel", job_id=waiting)
     await story.ask("POST /v1/jobs/retry", {"queue": "payments", "dry_run": True}, key="all")
     await story.ask("GET /v1/jobs", query={"queue": "payments", "limit": "1"})
+    mails = [
+        {"kind": "notifications.email", "payload": {"to": to, "body": "It is here."}}
+        for to in ("ada@example.com", "nobody")
+    ]
+    await story.ask("POST /v1/jobs/bulk", {"jobs": mails}, key="jobs-1")
+    await story.ask("POST /v1/cache/invalidate", job)
 
 
 async def _telling(story: Story, sandbox: httpx.AsyncClient) -> None:
@@ -209,6 +215,10 @@ async def _operations(story: Story) -> None:
     name = listed[0]["name"] if listed else "payments.charge"
     await story.ask("GET /v1/limits/{name}", name=name)
     await story.ask("PUT /v1/limits/{name}", {"rate": "100/second"}, name=name)
+    await story.ask("POST /v1/limits/{name}/penalise", {"seconds": 0}, name=name)
+    daily = (await story.ask("GET /v1/schedules")).json()["data"][0]["name"]
+    await story.ask("POST /v1/schedules/{name}/pause", name=daily)
+    await story.ask("POST /v1/schedules/{name}/resume", name=daily)
     for path in ("/healthz", "/readyz", "/metrics"):
         await story.ask(f"GET {path}")
     await story.ask("GET /problems/{name}", name="rate-limited")

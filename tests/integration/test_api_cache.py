@@ -149,3 +149,11 @@ async def test_states_and_a_period_that_say_nothing_together_are_refused(
     answer = await mail(api, **fields)
     assert answer.status_code == 422, answer.text
     assert await count_jobs(api) == 0
+
+
+async def test_a_job_for_a_later_time_shares_no_run(api: Api) -> None:
+    await ask(api)
+    body = {"kind": "payments.reconcile", "payload": DAY, "run_at": "2100-01-01T00:00:00Z"}
+    answer = await api.http.post("/v1/jobs", json=body, headers={"Idempotency-Key": next(_keys)})
+    assert "Cache-Status" not in answer.headers
+    assert await count_jobs(api) == 2
