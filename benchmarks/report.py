@@ -100,6 +100,7 @@ def _document(results: Results, drawn: Mapping[str, Path], page: Path) -> Iterat
 
 
 def machine() -> str:
+    """Return the machine that this is, in a few words."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -58,7 +58,7 @@ class Cluster(Yard):
             grace=_GRACE,
         )
 
-    def backlog(
+    def backlog(  # noqa: PLR0913 - what a backlog is
         self,
         kind: type[Work | LongWork | Call],
         rows: int,

@@ -1,4 +1,4 @@
-"""How long a tenant's job waits while another tenant's backlog is worked off, and in which order."""
+"""How long a tenant's job waits beside another's backlog, and in which order jobs start."""
 
 from __future__ import annotations
 

@@ -139,7 +139,8 @@ def _handlers(
 ) -> list[Handler]:
     shipped = _shipped(gateway, mailer, webhook, channels)
     works = [DatabaseHandler(Work, _work), DatabaseHandler(LongWork, _work_long)]
-    return [*shipped, *works, *(_Calling(contract, gateway) for contract in CALLS)]
+    calls: list[Handler] = [_Calling(contract, gateway) for contract in CALLS]
+    return [*shipped, *works, *calls]
 
 
 # Before workers.app is imported: it makes a Celery task of each contract there is.

@@ -1,4 +1,4 @@
-"""What is read off the moments of starts: how far they ran ahead of a rate, and how many at once."""
+"""What is read off starts: how far they ran ahead of a rate, and how many were out at once."""
 
 from __future__ import annotations
 

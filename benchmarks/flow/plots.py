@@ -1,4 +1,4 @@
-"""The plots of flow control, in the style of the others: what was promised is a line beside them."""
+"""The plots of flow control, in the style of the others; what was promised is a line in each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _rates(result: Result) -> Figure:
     end = starts[-1]
     upper.plot([0, end], [per_second + burst, per_second * (end + 1) + burst], color=_LAW, lw=1)
     upper.annotate(
-        "allowed: rate × (time + 1 s) + burst",
+        "allowed: rate * (time + 1 s) + burst",
         (end * 0.35, per_second * (end * 0.35 + 1) + burst),
         xytext=(0, 8),
         textcoords="offset points",
@@ -98,9 +98,7 @@ def _order(result: Result) -> Figure:
     figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
     axes = figure.add_subplot()
     for priority, (early, median, late) in result["places"].items():
-        axes.barh(
-            int(priority), (late - early) * 100, left=early * 100, color=_OURS, height=0.6
-        )
+        axes.barh(int(priority), (late - early) * 100, left=early * 100, color=_OURS, height=0.6)
         axes.plot([median * 100], [int(priority)], marker="|", color="white", ms=8)
     axes.set_yticks(range(10))
     axes.invert_yaxis()

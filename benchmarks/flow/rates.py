@@ -52,9 +52,7 @@ def measure(shop: Shop, *, quick: bool) -> Result:
         total = sum(arm.jobs for arm in arms)
         yard.wait("calls have arrived", lambda: int(bool(yard.marked(0, total))), 1)
         faults = _disturb(yard, seconds)
-        yard.wait(
-            "calls have arrived", lambda: len({n for n, _ in yard.marked(0, total)}), total
-        )
+        yard.wait("calls have arrived", lambda: len({n for n, _ in yard.marked(0, total)}), total)
         began = yard.marked(0, total)[0][1]
         return {
             "seconds": seconds,
@@ -101,14 +99,14 @@ def _disturb(yard: Cluster, seconds: int) -> list[tuple[str, int, int]]:
     finally:
         yard.thaw("node-0")
     faults.append(("worker stopped", begun, time.monotonic_ns()))
-    for what, name, again in (
-        ("worker killed", "node-1", lambda: yard.start_node(1)),
-        ("relay killed", "relay-0", lambda: yard.start_relay_number(0)),
+    for what, name, start, number in (
+        ("worker killed", "node-1", yard.start_node, 1),
+        ("relay killed", "relay-0", yard.start_relay_number, 0),
     ):
         time.sleep(step)
         begun = time.monotonic_ns()
         yard.kill(name)
-        again()
+        start(number)
         faults.append((what, begun, time.monotonic_ns()))
     return faults
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import claims, database
@@ -46,8 +46,10 @@ async def test_what_another_relays_look_locks_for_a_moment_is_carried_out_even_s
     deliveries = await yard.deliver(Note(line="free"), Note(line="locked"))
     passed_over = asyncio.Event()
 
-    async def fetch_and_tell(*arguments: Any) -> list[tuple[Any, ...]]:
-        rows = await database.fetch(*arguments)
+    async def fetch_and_tell(
+        tx: AsyncSession, statement: TextClause, parameters: Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:  # of whatever the statement selects
+        rows = await database.fetch(tx, statement, parameters)
         passed_over.set()
         return rows
 
