@@ -89,6 +89,10 @@ bench: install ## measure Goodsyard, its peers and the limits of this machine, i
 bench-quick: install ## the same of Goodsyard and the limits alone, in three minutes
 	@$(RUN) benchmarks --quick $(ARGS)
 
+.PHONY: bench-flow
+bench-flow: install ## measure limits, fairness and priorities through faults, and draw them: eight minutes
+	@$(RUN) benchmarks.flow $(ARGS)
+
 .PHONY: fuzz
 fuzz: EXAMPLES ?= 20000
 fuzz: SEED ?= $(shell od -An -N4 -tu4 /dev/urandom)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -87,10 +88,10 @@ class Processes:
         self._running[name] = process, program
         return process.pid
 
-    def start_gateway(self) -> str:
-        """Start the gateway that takes 20 ms a call, and return its address."""
+    def start_gateway(self, *options: str) -> str:
+        """Start the gateway that takes 20 ms a call, if no option says else; return its address."""
         port = free_port()
-        self.start("gateway", "-m", "benchmarks.gateway", "--port", str(port))
+        self.start("gateway", "-m", "benchmarks.gateway", "--port", str(port), *options)
         self.await_port("gateway", port)
         return address(port)
 
@@ -98,6 +99,20 @@ class Processes:
         """End what was started under this name, and wait until it is gone."""
         process, program = self._running.pop(name)
         stop(process, program)
+
+    def freeze(self, name: str) -> None:
+        """Stop a program and its children where they are (SIGSTOP): nothing of it notices."""
+        os.killpg(self.pids[name], signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """Let it go on (SIGCONT)."""
+        os.killpg(self.pids[name], signal.SIGCONT)
+
+    def kill(self, name: str) -> None:
+        """End a program and its children at once (SIGKILL), and forget it."""
+        process, _ = self._running.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def run(
         self,

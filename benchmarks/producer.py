@@ -20,8 +20,8 @@ BATCH = 1_000
 
 
 @asynccontextmanager
-async def connected(ground: Ground) -> AsyncIterator[Producer]:
-    """Open what a producer needs: one connection to Postgres and one to Redis."""
+async def connected(ground: Ground, tenant: int = TENANT) -> AsyncIterator[Producer]:
+    """Open what a tenant's producer needs: one connection to Postgres and one to Redis."""
     engine = open_engine(
         ground.sqlalchemy, pool_size=1, application_name="goodsyard benchmark", keep_plans=True
     )
@@ -30,7 +30,7 @@ async def connected(ground: Ground) -> AsyncIterator[Producer]:
     lane = Express(sessions, client)
     listening = asyncio.create_task(lane.run())
     try:
-        yield Producer(sessions, bell, TENANT, lane)
+        yield Producer(sessions, bell, tenant, lane)
     finally:
         listening.cancel()
         await lane.close()

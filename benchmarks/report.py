@@ -85,7 +85,7 @@ def _rows(results: Results) -> Iterator[list[list[str]]]:
 
 
 def _document(results: Results, drawn: Mapping[str, Path], page: Path) -> Iterator[str]:
-    yield f"Measured on {_machine()}; all of it by `make bench`.\n"
+    yield f"Measured on {machine()}; all of it by `make bench`.\n"
     for rows in _rows(results):
         section = rows[0][0]
         yield f"### `{section}`\n"
@@ -99,7 +99,8 @@ def _document(results: Results, drawn: Mapping[str, Path], page: Path) -> Iterat
         yield ""
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return the machine that this is, in a few words."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -106,9 +106,9 @@ class Yard(Processes):
         self.smtp = f"smtp://{LOOPBACK}:{free_port()}"
         [self._began] = self.row("SELECT uuidv7()")
 
-    def start_gateway(self) -> str:
+    def start_gateway(self, *options: str) -> str:
         """Start the gateway that takes 20 ms a call; those started later charge there."""
-        self.gateway = super().start_gateway()
+        self.gateway = super().start_gateway(*options)
         return self.gateway
 
     def start_mail_sink(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import structlog
 from pydantic import JsonValue, ValidationError
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Contract
@@ -23,6 +25,9 @@ Delivery: TypeAlias = tuple[UUID, int]
 
 NEWER_VERSION = timedelta(seconds=15)
 """How long a job waits whose contract is newer than the worker that got it."""
+
+LOOK_AGAIN_SECONDS = (0.002, 0.01, 0.03, 0.1)
+"""When a delivered job that is locked is looked at again; whoever holds it longer is running it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -148,6 +153,15 @@ _LOCK_HELD = text(f"""
 """)  # noqa: S608 - what is put in is the constant above
 
 
+_STILL_DISPATCHED = text("""
+    SELECT EXISTS (
+           SELECT FROM goodsyard.job j
+             JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence)
+            USING (id, fence)
+            WHERE CAST(j.state AS text) = 'dispatched' AND j.kind = :kind)
+""")
+
+
 def _parameters(deliveries: Sequence[Delivery]) -> dict[str, object]:
     return {"ids": [job for job, _ in deliveries], "fences": [fence for _, fence in deliveries]}
 
@@ -159,8 +173,8 @@ async def lock_dispatched(
 
     What is stale (fence), taken (locked), finished or of another kind is left out in silence.
     """
-    rows = await fetch(tx, _LOCK_DISPATCHED, {"kind": kind, **_parameters(deliveries)})
-    return [Claimed(*row) for row in rows]
+    claimed = await _take(tx, _LOCK_DISPATCHED, {"kind": kind}, deliveries)
+    return sorted(claimed, key=attrgetter("id"))
 
 
 async def lease(  # noqa: PLR0913 - a lease has a kind, a holder and an end, and may be a second try
@@ -193,12 +207,39 @@ async def lease(  # noqa: PLR0913 - a lease has a kind, a holder and an end, and
         "lease": seconds,
         "again": again,
         "known": list(known),
-        **_parameters(deliveries),
     }
-    rows = await fetch(tx, _LEASE, parameters)
+    claimed = await _take(tx, _LEASE, parameters, deliveries)
     # RETURNING has an order of its own; the message's is by urgency.
     place = {job: number for number, (job, _) in enumerate(deliveries)}
-    return sorted((Claimed(*row) for row in rows), key=lambda claimed: place[claimed.id])
+    return sorted(claimed, key=lambda claimed: place[claimed.id])
+
+
+async def _take(
+    tx: AsyncSession,
+    statement: TextClause,
+    parameters: dict[str, object],
+    deliveries: Sequence[Delivery],
+) -> list[Claimed]:
+    """Claim what is free, and look again, for a moment, at what is only locked.
+
+    A relay whose look began before another's dispatch was committed finds those rows taken only
+    once it has locked them, and lets go of them at its own commit. Passed over, they would wait for
+    their deadline, and count as lost.
+    """
+    claimed: list[Claimed] = []
+    left = deliveries
+    for pause in (*LOOK_AGAIN_SECONDS, None):
+        rows = await fetch(tx, statement, parameters | _parameters(left))
+        claimed += [Claimed(*row) for row in rows]
+        taken = {row.id for row in claimed}
+        left = [delivery for delivery in deliveries if delivery[0] not in taken]
+        if not left or pause is None:
+            break
+        of_kind = {"kind": parameters["kind"], **_parameters(left)}
+        if not await tx.scalar(_STILL_DISPATCHED, of_kind):
+            break
+        await asyncio.sleep(pause)
+    return claimed
 
 
 async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> dict[UUID, bool]:

@@ -15,6 +15,7 @@ from tests.faults.conftest import System
 from tests.harness.invariants import assert_invariants
 from tests.harness.pace import Pace
 from tests.harness.shop import Shop
+from tests.processes import wait_until
 
 
 @pytest.fixture
@@ -57,3 +58,35 @@ def test_fifty_payments_a_second_are_held_across_two_workers_and_two_relays(
     print(pace)  # noqa: T201 - see -rP
     assert pace.ahead <= rate.per_second + rate.capacity
     assert pace.a_second >= 0.9 * rate.per_second
+
+
+@pytest.mark.long
+def test_in_every_window_the_rate_is_held_while_workers_stop_and_die(
+    system: System, shop: Shop, limited: Callable[[Rate], None]
+) -> None:
+    rate = Rate("50/second", burst=20)
+    limited(rate)
+    cluster = system.cluster
+    with cluster.relay() as relay, cluster.worker() as second, cluster.worker() as third:
+        second.until_ready()
+        third.until_ready()
+        shop.order(1_000)
+        shop.until_charged(100)
+        second.freeze()
+        thaw_at = shop.value("SELECT clock_timestamp() + interval '3 seconds'")
+        wait_until(lambda: shop.value("SELECT clock_timestamp() >= %(at)s", at=thaw_at), "3 s", 30)
+        second.thaw()
+        shop.until_charged(300)
+        third.kill()
+        third.start()
+        relay.kill()
+        relay.start()
+        shop.until(lambda: not shop.outcomes().keys() & {"pending", "reserved"}, "all charges")
+        shop.until_settled()
+
+    assert_invariants(shop)
+    pace = Pace.of(shop.charges(), rate)
+    print(pace)  # noqa: T201 - see -rP
+    assert pace.ahead <= rate.per_second + rate.capacity
+    # The killed worker's calls come after all others, so here the rate is reached but for those.
+    assert pace.a_second >= 0.7 * rate.per_second

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import pytest
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from goodsyard import claims, database
 from goodsyard.flow import DatabaseHandler
 from goodsyard.job import Job, JobState, new_id
 from goodsyard.outcomes import Done, Outcome
@@ -30,6 +32,32 @@ async def test_a_copy_that_comes_after_the_end_does_nothing(yard: Yard) -> None:
     await yard.run(NOTES, deliveries)
     await yard.run(NOTES, deliveries)
     assert await yard.notes() == ["once"]
+
+
+async def test_what_another_relays_look_locks_for_a_moment_is_carried_out_even_so(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliveries = await yard.deliver(Note(line="free"), Note(line="locked"))
+    passed_over = asyncio.Event()
+
+    async def fetch_and_tell(
+        tx: AsyncSession, statement: TextClause, parameters: Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:  # of whatever the statement selects
+        rows = await database.fetch(tx, statement, parameters)
+        passed_over.set()
+        return rows
+
+    monkeypatch.setattr(claims, "LOOK_AGAIN_SECONDS", (NEVER_WAITS / 10,) * 10)
+    monkeypatch.setattr(claims, "fetch", fetch_and_tell)
+    async with yard.sessions.begin() as look:
+        await look.execute(
+            text("SELECT FROM goodsyard.job WHERE id = :id FOR UPDATE"), {"id": deliveries[1][0]}
+        )
+        running = asyncio.create_task(yard.run(NOTES, deliveries))
+        await passed_over.wait()
+    await running
+    assert await yard.notes() == ["free", "locked"]
+    assert await yard.states([job for job, _ in deliveries]) == ["succeeded"] * 2
 
 
 async def test_a_stale_fence_does_nothing(yard: Yard) -> None:

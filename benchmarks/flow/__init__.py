@@ -1,0 +1,1 @@
+"""Measures what flow control promises: limits, fairness, priorities, and what they cost."""
