@@ -16,6 +16,7 @@ from goodsyard.contracts import Contract
 from goodsyard.database import fetch
 from goodsyard.job import Job
 from goodsyard.outcomes import Outcome, Refused, Snooze
+from goodsyard.steps import CALLED_OFF
 
 Delivery: TypeAlias = tuple[UUID, int]
 """A job's id and the fence it was dispatched under."""
@@ -63,9 +64,9 @@ class Claimed(NamedTuple):
         return Snooze(self.run_at)
 
 
-_COLUMNS = """
+_COLUMNS = f"""
            j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context, j.run_at,
-           j.workflow, j.cancel_requested,
+           j.workflow, j.cancel_requested OR {CALLED_OFF} AS cancel_requested,
            extract(epoch FROM j.start_by - clock_timestamp())::float8 AS start_in,
            extract(epoch FROM now() - coalesce(j.started_at, now()))::float8 AS age, j.payload"""
 
@@ -104,7 +105,7 @@ _LEASE = text(f"""
 """)  # noqa: S608 - what is put in is the constant above
 
 _LOCK_RUNNING = text("""
-    SELECT j.id
+    SELECT j.id, j.workflow
       FROM goodsyard.job j
       JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
      WHERE CAST(j.state AS text) = 'running'
@@ -177,13 +178,14 @@ async def lease(  # noqa: PLR0913 - a lease has a kind, a holder and an end, and
     return sorted((Claimed(*row) for row in rows), key=lambda claimed: place[claimed.id])
 
 
-async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> set[UUID]:
-    """Lock the leased jobs that are still ours and return their ids.
+async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> dict[UUID, UUID | None]:
+    """Lock the leased jobs that are still ours; return, of each, what it is a step of by now.
 
     A missing one was taken back when its lease ended, and its answer must be dropped: whoever has
     it now repeats the same call under the same key.
     """
-    return {job for (job,) in await fetch(tx, _LOCK_RUNNING, _parameters(deliveries))}
+    rows = await fetch(tx, _LOCK_RUNNING, _parameters(deliveries))
+    return {job: workflow for job, workflow in rows}  # noqa: C416 - dict() takes no such tuples
 
 
 async def lock_held(

@@ -291,7 +291,8 @@ class Executor:
             answered = [answer for _, answer in held if isinstance(answer, tuple)]
             verdicts = await handler.settle(tx, answered) if answered else ()
             outcomes = _merge(handler.contract, [answer for _, answer in held], verdicts)
-            claimed = [row for row, _ in held]
+            # Somebody may have been told to wait for it since it was claimed.
+            claimed = [row._replace(workflow=ours[row.id]) for row, _ in held]
             settled = await self._settle(tx, handler.contract, claimed, outcomes)
             failpoint("before_commit")
         failpoint("after_commit")
@@ -307,7 +308,15 @@ class Executor:
         outcomes: Sequence[Outcome],
     ) -> Settled:
         ended = [
-            Ended(row.id, row.tenant, row.attempts, row.subject, row.trace_context, outcome)
+            Ended(
+                row.id,
+                row.tenant,
+                row.attempts,
+                row.subject,
+                row.trace_context,
+                outcome,
+                row.workflow,
+            )
             for row, outcome in zip(claimed, outcomes, strict=True)
         ]
         return await settlement.settle(

@@ -9,7 +9,18 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
-from sqlalchemy import column, desc, literal_column, select, table, text, union_all
+from sqlalchemy import (
+    Select,
+    TableClause,
+    column,
+    desc,
+    literal,
+    literal_column,
+    select,
+    table,
+    text,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.job import JobState
@@ -42,6 +53,9 @@ class JobView:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    # With defaults, since copies that an older version has put into Redis lack them.
+    workflow: UUID | None = None
+    waits_for: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,18 @@ class DeadJob:
 _FIELDS = [field.name for field in fields(JobView)]
 _LIVE = table("job", *map(column, _FIELDS), schema="goodsyard")
 _FINISHED = table("job_done", *map(column, _FIELDS), schema="goodsyard")
+_WHILE_LIVE = {"waits_for": literal(0)}
+"""Columns that only live jobs have, and what they are worth of the others."""
+
+
+def _select(heap: TableClause) -> Select[Any]:  # Any: rows of _FIELDS
+    return select(
+        *(
+            _WHILE_LIVE[name].label(name) if heap is _FINISHED and name in _WHILE_LIVE else of_it
+            for name, of_it in heap.c.items()
+        )
+    )
+
 
 _ATTEMPTS = text("""
     SELECT attempt, started_at, finished_at, error FROM goodsyard.job_attempt
@@ -92,7 +118,7 @@ async def read_job(tx: AsyncSession, tenant: int, job_id: UUID) -> JobView | Non
     # One statement, one snapshot: a job that is just moving is in one of the two.
     statement = union_all(
         *(
-            select(heap).where(heap.c.tenant == tenant, heap.c.id == job_id)
+            _select(heap).where(heap.c.tenant == tenant, heap.c.id == job_id)
             for heap in (_LIVE, _FINISHED)
         )
     )
@@ -145,7 +171,7 @@ async def list_jobs(  # noqa: PLR0913 - a filter each
     # Each branch seeks and stops by itself; a limit around the union would read all of both.
     branches = []
     for heap in heaps:
-        branch = select(heap).where(heap.c.tenant == tenant)
+        branch = _select(heap).where(heap.c.tenant == tenant)
         if state is not None:  # as a parameter, partial indexes would be lost
             branch = branch.where(heap.c.state == literal_column(f"'{state.value}'"))
         if kinds is not None:

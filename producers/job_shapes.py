@@ -78,6 +78,8 @@ class JobOut(BaseModel):
     parent: UUID | None = Field(description="The job that staged it.")
     unique_key: str | None
     trace_context: str | None
+    workflow: UUID | None = Field(description="What it is a step of.")
+    waits_for: int = Field(description="How many other jobs have to succeed first.")
     payload: dict[str, JsonValue]
     result: dict[str, JsonValue] | None
     created_at: datetime
@@ -164,6 +166,8 @@ def job(view: JobView) -> Document:
         "parent": view.parent_id,
         "unique_key": view.unique_key,
         "trace_context": view.trace_context,
+        "workflow": view.workflow,
+        "waits_for": view.waits_for,
         "payload": view.payload,
         "result": view.result,
         "created_at": view.created_at,
