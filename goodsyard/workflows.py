@@ -198,8 +198,16 @@ def _circle(given: Sequence[Named], places: Mapping[str, int]) -> Iterator[Fault
         )
 
 
-async def stage_workflow(tx: AsyncSession, tenant: int, given: Sequence[Step]) -> Workflow:
+async def stage_workflow(
+    tx: AsyncSession, tenant: int, given: Sequence[Step], trace_context: str | None = None
+) -> Workflow:
     """Insert a workflow; the caller commits, and then rings for the kinds without parents.
+
+    Args:
+        tx: the transaction.
+        tenant: whose it is.
+        given: its steps, in any order.
+        trace_context: a W3C ``traceparent``, carried along by all of them.
 
     Raises:
         WorkflowError: see ``check``.
@@ -213,6 +221,7 @@ async def stage_workflow(tx: AsyncSession, tenant: int, given: Sequence[Step]) -
             step.contract,
             run_at=step.run_at,
             priority=step.priority,
+            trace_context=trace_context,
             workflow=workflow.id,
             waits_for=len(step.after),
             id=workflow.jobs[step.name],

@@ -29,6 +29,7 @@ from producers.routes import (
     users,
     users_bulk,
     webhook_endpoints,
+    workflows,
 )
 from producers.services import open_services
 from producers.settings import ApiSettings
@@ -40,6 +41,7 @@ _ROUTERS = (
     ledger.router,
     gateway_events.router,
     jobs.router,
+    workflows.router,
     users.router,
     users_bulk.router,
     stock.router,

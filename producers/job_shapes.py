@@ -13,6 +13,7 @@ from goodsyard.interventions import MOST_AT_ONCE
 from goodsyard.job import JobState
 from goodsyard.jobs import Attempt, JobView
 from goodsyard.submit import DEFAULT_PRIORITY
+from goodsyard.workflows import MOST_PARENTS
 from producers.bodies import FreeForm, Moment
 from producers.order_shapes import Document, JobRef, job_href
 from producers.pagination import PageQuery
@@ -45,6 +46,10 @@ class JobIn(BaseModel):
     )
     unique_key: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")] | None = Field(
         default=None, description="While a job of this kind and key is live, it is the answer."
+    )
+    after: Annotated[list[UUID], Field(max_length=MOST_PARENTS)] = Field(
+        default_factory=list,
+        description="Jobs that have to succeed first, all of public kinds; without `unique_key`.",
     )
 
 

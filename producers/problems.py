@@ -165,6 +165,12 @@ TOO_MANY_ENDPOINTS = _define(
 JOB_STATE = _define(
     "job-state", 409, "The job's state forbids it", "The detail says which state would allow it."
 )
+WORKFLOW_STATE = _define(
+    "workflow-state",
+    409,
+    "The workflow's state forbids it",
+    "The detail says why, and what would be possible.",
+)
 ORDER_STATE = _define(
     "order-state", 409, "The order's state forbids it", "The detail says what is possible."
 )
@@ -200,7 +206,8 @@ BODY_TOO_LARGE = _define(
     "body-too-large",
     413,
     "The body is too large",
-    "Bodies are limited to 64 KiB, those of POST /v1/orders/bulk to 4 MiB and 1,000 orders.",
+    "Bodies are limited to 64 KiB, those of POST /v1/orders/bulk to 4 MiB and 1,000 orders, those "
+    "of POST /v1/workflows to 4 MiB and 1,000 steps.",
 )
 UNSUPPORTED_MEDIA_TYPE = _define(
     "unsupported-media-type",

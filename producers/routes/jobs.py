@@ -47,6 +47,7 @@ from producers.order_shapes import Document, job_href, job_ref
 from producers.pagination import page
 from producers.problems import ProblemError, not_found
 from producers.services import Services, Use
+from producers.succession import stage_behind
 from producers.tracing import trace_context
 from producers.waiting import LOOK_AGAIN_SECONDS
 
@@ -83,7 +84,10 @@ async def submit(
         unique_key=body.unique_key,
         trace_context=trace_context(request),
     )
-    if body.unique_key is None and await stage_under_key(
+    if body.after:
+        job_id, state, repeated = await stage_behind(use, key, staged, _parents(body))
+        use.doorbell.ring(due=[body.kind])
+    elif body.unique_key is None and await stage_under_key(
         use.accepting, use.doorbell, use.lane, key, staged
     ):
         job_id, state, repeated = staged.id, JobState.WAITING, False
@@ -114,6 +118,13 @@ async def _held_or_staged(
             job_id = UUID(str(holder.resource["job"]))
         state = (await states_of(tx, tenant, [job_id])).get(job_id, JobState.SUCCEEDED)
     return job_id, state, not holder.won
+
+
+def _parents(body: JobIn) -> list[UUID]:
+    if body.unique_key is not None:
+        detail = "A job that waits for others is a job of its own: it takes no unique_key"
+        raise problems.validation([{"pointer": "#/unique_key", "detail": detail}])
+    return list(dict.fromkeys(body.after))
 
 
 def _payload(contract: type[Contract], body: JobIn) -> Contract:
