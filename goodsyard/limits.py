@@ -6,9 +6,10 @@ How it is kept, ``goodsyard.limited`` says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -41,6 +42,14 @@ _PENALISE = text("""
        SET penalised_until = greatest(l.penalised_until, excluded.penalised_until)
 """)
 
+_SET_PENALTY = text("""
+    INSERT INTO goodsyard.job_limit (name, penalised_until)
+    VALUES (:name, now() + make_interval(secs => nullif(CAST(:seconds AS float8), 0)))
+    ON CONFLICT (name) DO UPDATE SET penalised_until = excluded.penalised_until
+""")
+
+_KEYS = text("SELECT DISTINCT limit_key FROM goodsyard.job WHERE id = ANY(CAST(:jobs AS uuid[]))")
+
 _PENALISE_KEY = text("""
     INSERT INTO goodsyard.limit_bucket AS b (name, key, tokens, penalised_until)
     SELECT name, :key, burst, now() + make_interval(secs => :seconds)
@@ -63,12 +72,33 @@ _FORGET_FULL = text("""
 
 _LIST = text("""
     SELECT l.name, l.per_second, l.burst, l.concurrency, l.penalised_until,
-           greatest(now(), l.penalised_until, b.penalised_until,
-                    b.ts + make_interval(secs => greatest(0, 1 - b.tokens) / l.per_second))
+           nullif(greatest(now(), l.penalised_until, b.penalised_until,
+                    b.ts + make_interval(secs => greatest(0, 1 - b.tokens) / l.per_second)), now())
       FROM goodsyard.job_limit l
       LEFT JOIN goodsyard.limit_bucket b ON b.name = l.name AND b.key = ''
      WHERE l.holds
      ORDER BY l.name
+""")
+
+
+# Counting those before it ends at what a page can wait for: some 2 ms.
+_STARTS_AT = text("""
+    SELECT greatest(j.run_at, now(), l.penalised_until, b.penalised_until,
+                    coalesce(b.ts, now()) + make_interval(secs =>
+                        greatest(0, before.jobs + 1 - coalesce(b.tokens, l.burst)) / l.per_second))
+      FROM goodsyard.job j
+      JOIN goodsyard.job_limit l ON l.name = j.kind
+       AND (l.per_second IS NOT NULL OR l.penalised_until > now())
+      LEFT JOIN goodsyard.limit_bucket b ON b.name = l.name AND b.key = j.limit_key
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS jobs
+             FROM (SELECT FROM goodsyard.job o
+                    WHERE o.state = 'waiting' AND o.waits_for = 0 AND o.kind = j.kind
+                      AND o.tenant = j.tenant AND o.limit_key = j.limit_key
+                      AND o.slot_key = j.slot_key AND o.run_at <= now()
+                      AND (o.priority, o.run_at) < (j.priority, j.run_at)
+                    LIMIT 10000) AS earlier) AS before
+     WHERE j.id = :job AND j.state = 'waiting' AND j.waits_for = 0
 """)
 
 
@@ -82,8 +112,8 @@ class Limit:
         burst: how many may start at once after a pause.
         concurrency: how many may be under way, for each key by itself; ``None`` is any number.
         penalised_until: no job starts before, since a provider asked for it.
-        free_at: when the next job may start as far as the rate goes; of a rate by key, only for the
-            jobs that have none.
+        free_at: when the next job may start, if not now; as far as the rate goes, and where that
+            has a key, for the jobs whose key is empty.
     """
 
     name: str
@@ -91,7 +121,7 @@ class Limit:
     burst: float | None
     concurrency: int | None
     penalised_until: datetime | None
-    free_at: datetime
+    free_at: datetime | None
 
 
 async def declare(tx: AsyncSession, contracts: Iterable[type[Contract]]) -> None:
@@ -135,6 +165,17 @@ async def penalise(tx: AsyncSession, name: str, seconds: float, *, key: str | No
         await tx.execute(_PENALISE, parameters)
 
 
+async def penalise_for(tx: AsyncSession, name: str, jobs: Collection[UUID], seconds: float) -> None:
+    """Penalise ``name`` on account of jobs of it: where its rate has a key, their keys alone."""
+    for key in sorted(await tx.scalars(_KEYS, {"jobs": list(jobs)})):
+        await penalise(tx, name, seconds, key=key or None)
+
+
+async def set_penalty(tx: AsyncSession, name: str, seconds: float) -> None:
+    """Set how long no job of ``name`` may start, whatever was set before; 0 pardons."""
+    await tx.execute(_SET_PENALTY, {"name": name, "seconds": seconds})
+
+
 async def pardon(tx: AsyncSession) -> None:
     """Lift the penalties of kinds that are over."""
     await tx.execute(_PARDON)
@@ -148,6 +189,16 @@ async def forget_full(tx: AsyncSession) -> None:
 async def list_limits(tx: AsyncSession) -> list[Limit]:
     """Return all limits in force."""
     return [Limit(*row) for row in await tx.execute(_LIST)]
+
+
+async def starts_at(tx: AsyncSession, job: UUID) -> datetime | None:
+    """Return when a waiting job may start by its rate and those before it in its lane: an estimate.
+
+    ``None`` for a job that doesn't wait or that no rate or penalty holds back. Where several lanes
+    share a bucket, it is too early by what the others take.
+    """
+    estimate: datetime | None = await tx.scalar(_STARTS_AT, {"job": job})
+    return estimate
 
 
 def _parameters(name: str, rate: Rate | None) -> dict[str, object]:

@@ -11,6 +11,9 @@ from pydantic import JsonValue
 
 from goodsyard.contracts import Contract
 
+BUSY_SECONDS = 1.0
+"""How long a provider is left alone that is asked too often and doesn't say for how long."""
+
 UNCERTAIN = "uncertain"
 """Reason of a dead job whose call may have happened, and that nothing can tell or make harmless."""
 
@@ -25,10 +28,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """It failed and may succeed later: spends an attempt, waits at least ``after`` seconds."""
+    """It failed and may succeed later: spends an attempt, waits at least ``after`` seconds.
+
+    With ``busy`` the provider said that it is asked too often (a 429): until then, or for
+    ``BUSY_SECONDS`` if it didn't say, no other job starts that would ask it, either.
+    """
 
     error: str
     after: float | None = None
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import redis.asyncio
@@ -17,6 +18,7 @@ from goodsyard.breaker import Breaker
 from goodsyard.database import Sessions
 from goodsyard.job import JobState
 from goodsyard.jobs import Attempt, JobView, attempts_of, read_job
+from goodsyard.limits import starts_at
 
 TTL_SECONDS = 300
 """How long a finished job is worth Redis's memory: results are asked for soon or hardly ever."""
@@ -26,10 +28,17 @@ _NEVER_CHANGES = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """A job with its runs that did not succeed."""
+    """A job with its runs that did not succeed.
+
+    Args:
+        job: the job.
+        failures: those runs.
+        estimated_start: when a limit may let it go, if it waits for that.
+    """
 
     job: JobView
     failures: Sequence[Attempt]
+    estimated_start: datetime | None = None
 
 
 _as_json = TypeAdapter(JobReport)
@@ -60,4 +69,8 @@ class Results:
     async def _read_row(self, tenant: int, job_id: UUID) -> JobReport | None:
         async with self._sessions.begin() as tx:
             job = await read_job(tx, tenant, job_id)
-            return None if job is None else JobReport(job, await attempts_of(tx, job_id))
+            if job is None:
+                return None
+            waits = job.state is JobState.WAITING
+            estimate = await starts_at(tx, job_id) if waits else None
+            return JobReport(job, await attempts_of(tx, job_id), estimate)

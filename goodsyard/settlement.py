@@ -18,7 +18,8 @@ from goodsyard.contracts import Backoff
 from goodsyard.database import wait_for_answers
 from goodsyard.deaths import Death, OnDeath, unmourned
 from goodsyard.job import JobState
-from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry, Snooze
+from goodsyard.limits import penalise_for
+from goodsyard.outcomes import BUSY_SECONDS, Dead, Done, Outcome, Refused, Retry, Snooze
 from goodsyard.scrub import scrub
 from goodsyard.steps import Ends, Held
 from goodsyard.submit import INSERT_STAGED, Staged, as_columns
@@ -204,8 +205,22 @@ async def _put_back(
     moved = [
         (JobState(state), Death(*rest)) for state, *rest in await tx.execute(_PUT_BACK, parameters)
     ]
+    await _leave_alone(tx, ended, [job for _, job in moved])
     states = {job.id: state for state, job in moved}
     return states, [job for state, job in moved if state is JobState.DEAD]
+
+
+async def _leave_alone(tx: AsyncSession, ended: Sequence[Ended], moved: Sequence[Death]) -> None:
+    """Hold back what would ask a provider that is asked too often already."""
+    refused = {
+        job.id: BUSY_SECONDS if job.outcome.after is None else job.outcome.after
+        for job in ended
+        if isinstance(job.outcome, Retry) and job.outcome.busy
+    }
+    if refused:
+        kinds = {job.kind for job in moved if job.id in refused}
+        for kind in sorted(kinds):
+            await penalise_for(tx, kind, list(refused), max(refused.values()))
 
 
 def _storable(error: str) -> str:

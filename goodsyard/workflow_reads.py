@@ -42,7 +42,7 @@ class WorkflowView:
     tenant: int
     state: WorkflowState
     reason: str | None
-    """Why it was abandoned: ``refused`` or ``cancelled``."""
+    """Why it was abandoned: ``refused``, ``cancelled`` or ``erased``."""
     undoes: UUID | None
     undone_by: UUID | None
     """The workflow that makes up for it, if there is anything to make up for."""

@@ -11,8 +11,9 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.accounts.keys import create_api_key, find_api_key, revoke_api_key, split_api_key
-from commerce.accounts.plans import PLANS, set_plan
+from commerce.accounts.plans import PLANS, find_tenant, set_plan
 from commerce.accounts.scopes import ADMIN, UnknownScopeError
+from goodsyard import shares
 from goodsyard.database import open_engine, session_factory
 from ops.errors import CommandError, DatabaseSilentError, one_line
 
@@ -75,6 +76,21 @@ async def put_on_plan(database_url: str, tenant: str, plan: str) -> None:
     async with transaction(database_url) as tx:
         if not await set_plan(tx, tenant, plan):
             raise CommandError(f"There is no tenant {tenant}; its first API key makes it.")
+
+
+async def give_share(database_url: str, tenant: str, weight: float) -> None:
+    """Give a tenant so many turns at the queues for each of another's.
+
+    Raises:
+        CommandError: there is no such tenant or weight, or the database doesn't answer.
+    """
+    if not shares.LEAST <= weight <= shares.MOST:
+        raise CommandError(f"A share of {weight:g}? It is {shares.LEAST:g} to {shares.MOST:g}.")
+    async with transaction(database_url) as tx:
+        number = await find_tenant(tx, tenant)
+        if number is None:
+            raise CommandError(f"There is no tenant {tenant}; its first API key makes it.")
+        await shares.set_share(tx, number, weight)
 
 
 async def database_time(database_url: str) -> datetime:

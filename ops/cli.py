@@ -272,6 +272,24 @@ def set_plan(
         typer.echo(f"{name} is on the plan {plan}")
 
 
+@tenant.command("share")
+def give_share(
+    name: Annotated[str, typer.Argument(metavar="TENANT")],
+    weight: Annotated[float, typer.Argument(help="0.01 to 100; who has none has 1.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Give a tenant so many turns at the queues for each of another's."""
+    import asyncio
+
+    from goodsyard.settings import EngineSettings, load
+    from ops import admin
+
+    asyncio.run(admin.give_share(str(load(EngineSettings).database_url), name, weight))
+    line = f"{name} has {weight:g} turns for each of a tenant's without a share"
+    _tell({"tenant": name, "share": weight}, line, as_json=as_json)
+
+
 @app.command()
 def doctor(*, as_json: Json = False) -> None:
     """Say what is wrong and how to mend it; exit status 1 if anything is."""

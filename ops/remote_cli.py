@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 jobs = typer.Typer(help="See jobs, cancel those that wait, revive those that are dead.")
 queues = typer.Typer(help="See queues; hold one back and let it go again.")
-limits = typer.Typer(help="See and set how fast a kind of job may run, in the whole cluster.")
+limits = typer.Typer(help="See and set what holds a kind of job back, in the whole cluster.")
 
 Url = Annotated[str | None, typer.Option("--api", help="Its address, or GOODSYARD_API_URL.")]
 Key = Annotated[str | None, typer.Option("--api-key", help="The key, or GOODSYARD_API_KEY.")]
@@ -105,24 +105,58 @@ def resume(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json =
 
 @limits.command("list")
 def list_limits(*, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
-    """List the rate limits in force."""
+    """List the limits in force."""
     found = _open(api, api_key).get("/limits")["data"]
-    _print_list(found, ("name", "rate", "burst"), as_json=as_json)
+    columns = ("name", "rate", "burst", "concurrency", "penalised_until", "free_at")
+    _print_list(found, columns, as_json=as_json)
 
 
 @limits.command("set")
 def set_limit(  # noqa: PLR0913 - an option each
     limit: Name,
     *,
-    rate: Annotated[str, typer.Option(help="As 100/minute; none lifts the limit.")],
+    rate: Annotated[str | None, typer.Option(help="As 100/minute; none lifts it.")] = None,
     burst: Annotated[int | None, typer.Option(min=1, help="How many may start at once.")] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="How many may be under way; none lifts it.")
+    ] = None,
     api: Url = None,
     api_key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Set a rate limit, named as the kind it holds back; live within a second."""
-    body: Body = {"rate": None if rate == "none" else rate, "burst": burst}
+    """Set what holds a kind back; what isn't named stays as it is. Live within a second."""
+    body: Body = {}
+    if rate is not None:
+        body |= {"rate": None if rate == "none" else rate, "burst": burst}
+    elif burst is not None:
+        raise CommandError("A --burst goes with a --rate.")
+    if concurrency is not None:
+        body["concurrency"] = _number_or_none(concurrency)
+    if not body:
+        raise CommandError("What is to be set? Give --rate, --concurrency or both.")
     _print_one(_open(api, api_key).put(f"/limits/{limit}", body), as_json=as_json)
+
+
+@limits.command("penalise")
+def penalise(
+    limit: Name,
+    seconds: Annotated[float, typer.Argument(min=0, help="How long; 0 pardons.")],
+    *,
+    api: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Let no job of a kind start for a while; what is on its way goes on."""
+    answer = _open(api, api_key).post(f"/limits/{limit}/penalise", {"seconds": seconds})
+    _print_one(answer, as_json=as_json)
+
+
+def _number_or_none(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise CommandError(f"A --concurrency of {text}? It is a number from 1, or none.")
+    return int(text)
 
 
 def _open(url: str | None, key: str | None) -> Api:

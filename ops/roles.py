@@ -48,7 +48,7 @@ PRIVILEGES: Final[Mapping[Role, Mapping[str, str]]] = MappingProxyType(
             "goodsyard.request_key": _KEEP,
             "goodsyard.job_limit": _KEEP,
             "goodsyard.limit_bucket": _ALL,
-            "goodsyard.share": _ALL,
+            "goodsyard.share": _READ,
             "goodsyard.workflow": _KEEP,
             "goodsyard.dependency": _ADD,
             "goodsyard.step": _KEEP,  # an erasure blanks what would be sent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -11,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from goodsyard.interventions import MOST_AT_ONCE
 from goodsyard.job import JobState
-from goodsyard.jobs import Attempt, JobView
+from goodsyard.jobs import JobView
+from goodsyard.results import JobReport
 from goodsyard.submit import DEFAULT_PRIORITY
 from goodsyard.workflows import MOST_PARENTS
 from producers.bodies import FreeForm, Moment
@@ -96,6 +96,9 @@ class JobReportOut(JobOut):
     """A job with its runs that did not succeed, oldest first."""
 
     failures: list[AttemptOut]
+    estimated_start: datetime | None = Field(
+        description="When its kind's limit may let it start, if it waits for that: an estimate."
+    )
 
 
 class JobPage(BaseModel):
@@ -181,6 +184,9 @@ def job(view: JobView) -> Document:
     }
 
 
-def report(view: JobView, failures: Iterable[Attempt]) -> Document:
+def report(found: JobReport) -> Document:
     """Return a job with its runs that did not succeed."""
-    return job(view) | {"failures": list(failures)}
+    return job(found.job) | {
+        "failures": list(found.failures),
+        "estimated_start": found.estimated_start,
+    }

@@ -26,7 +26,7 @@ class LimitOut(BaseModel):
         description="None starts before: a provider asked for it."
     )
     free_at: datetime | None = Field(
-        description="When the next job may start, as far as the rate goes: an estimate."
+        description="When the next job may start, if not now, as far as the rate goes."
     )
 
 

@@ -83,7 +83,9 @@ class WorkflowOut(BaseModel):
         description="`blocked`: a step is dead; retry its job, or cancel the workflow. `undoing`: "
         "abandoned, and what took effect is being made up for; `abandoned`: the same, and over."
     )
-    reason: str | None = Field(description="Of an abandoned one: `refused` or `cancelled`.")
+    reason: str | None = Field(
+        description="Of an abandoned one: `refused`, `cancelled` or `erased`."
+    )
     undoes: UUID | None = Field(description="The abandoned workflow that this one makes up for.")
     undone_by: UUID | None = Field(description="The workflow that makes up for this one.")
     created_at: datetime

@@ -11,11 +11,15 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from goodsyard import steps
 from goodsyard.recall import CANCEL_MINE
 from tasks.contracts import SendEmail
 
 NOBODY: Final = "erased@erased.invalid"
 """Whom a blanked mail is to: no mail ever gets there (RFC 2606, section 2)."""
+
+ERASED: Final = "erased"
+"""Why a workflow is abandoned of which a mail was called off."""
 
 # Named in the text, not bound: only so does the planner know that the partial index is meant.
 _TO_THEM = f"""
@@ -43,12 +47,23 @@ _BLANK = text(f"""
 """)  # noqa: S608 - the same
 
 
+_STEPS = text(f"""
+    SELECT id, workflow FROM goodsyard.job WHERE {_TO_THEM} AND workflow IS NOT NULL
+""")  # noqa: S608 - the same
+
+_NEVER_SEND = text(f"""
+    UPDATE goodsyard.step SET kind = NULL, payload = NULL WHERE {_TO_THEM}
+""")  # noqa: S608 - the same
+
+
 class MailUnderWayError(Exception):
     """A mail to the address is being handed over; it is out, or waits again, in some seconds."""
 
 
 async def forget_mails(tx: AsyncSession, tenant: int, address: str) -> None:
     """Call off the tenant's mails to ``address``, and blank those that are over.
+
+    A workflow of which one was a step can't succeed any more: it is abandoned.
 
     Args:
         tx: the transaction that erases whose address it is; the caller commits.
@@ -59,7 +74,15 @@ async def forget_mails(tx: AsyncSession, tenant: int, address: str) -> None:
         MailUnderWayError: one is being sent. The transaction is to be rolled back.
     """
     whose = {"tenant": tenant, "address": address}
-    await tx.execute(_CALL_OFF, whose)
+    await tx.execute(_NEVER_SEND, whose)
+    mails = {job: workflow for job, workflow in await tx.execute(_STEPS, whose)}  # noqa: C416 - rows are no pairs to dict()
+    if mails:
+        # First of all: who holds a workflow alone has no step of it locked yet.
+        await steps.hold(tx, mails.values(), alone=True)
+        await steps.abandon(tx, set(mails.values()), ERASED)
+    called_off = set(await tx.scalars(_CALL_OFF, whose))
+    if undoing := mails.keys() & called_off:
+        await steps.release(tx, {job: mails[job] for job in undoing})
     if await tx.scalar(_UNDER_WAY, whose):
         raise MailUnderWayError
     await tx.execute(_BLANK, whose)

@@ -158,8 +158,8 @@ def _charged(
     if payment is None:
         return Refused(f"there is no payment {payment_id}")
     match answer:
-        case Unclear(error, after):
-            return Retry(error, after)
+        case Unclear(error, after, busy):
+            return Retry(error, after, busy)
         case Untraceable():
             return Dead(UNCERTAIN, "too old to be sent again, and no trace at the gateway: look")
         case _:

@@ -149,7 +149,7 @@ async def _refunded(
     if isinstance(answer, Untraceable):
         return Dead(UNCERTAIN, "too old to be sent again, and no trace at the gateway: look")
     if isinstance(answer, Unclear):
-        return Retry(answer.error, answer.after)
+        return Retry(answer.error, answer.after, answer.busy)
     if isinstance(answer, Declined):
         return Refused(f"the gateway refuses the refund: {answer.code}")
     # An event may have told of it while the job was dead, and a person have let it run again.

@@ -87,7 +87,12 @@ class Relay:
 
     def wake(self, kinds: Iterable[str]) -> None:
         """Say that jobs of ``kinds`` may be due."""
-        self._woken.update(self._contracts.keys() & set(kinds))
+        woken = self._contracts.keys() & set(kinds)
+        self._woken.update(woken)
+        # A limit that holds a kind back may let a new key's jobs go.
+        soon = asyncio.get_running_loop().time() + BUSY.least
+        for kind in woken & self._held.keys():
+            self._held[kind] = min(self._held[kind], soon)
         self._wake.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -120,7 +125,7 @@ class Relay:
             self._idle_view = None
             return BUSY  # the sweep sets things right first
         held_back = False
-        for kind in await self._candidates(statements):
+        for kind in await self._candidates(statements, situation):
             held_back |= await self._relay(statements, kind, situation, view)
         if held_back or self._woken:
             self._idle_view = None
@@ -158,14 +163,19 @@ class Relay:
     async def _look(self) -> BrokerView:
         return await broker.look(self._redis, self._queues)
 
-    async def _candidates(self, statements: AsyncConnection) -> list[str]:
+    async def _candidates(self, statements: AsyncConnection, situation: Situation) -> list[str]:
         """Return the kinds worth a look: those woken, and at times whatever is due."""
         now = asyncio.get_running_loop().time()
         kinds, self._woken = self._woken, set()
+        held, self._held = self._held, {}
+        for kind, until in held.items():
+            if until > now and kind in situation.limited:
+                self._held[kind] = until
+            else:
+                kinds.add(kind)
         if not kinds or now - self._last_look > POLL_SECONDS:
             self._last_look = now
             kinds |= await dispatch.due_kinds(statements, list(self._contracts))
-        self._held = {kind: until for kind, until in self._held.items() if until > now}
         return sorted(kinds - self._held.keys())
 
     async def _relay(
@@ -183,8 +193,9 @@ class Relay:
         # there is one for each, so that nobody waits for the next round.
         reserve = max(1, workers if kind in self._deep else workers // 2)
         if view.lengths[policy.queue] >= reserve:
-            await self._relay_urgent(statements, kind, situation, view)
             self._woken.add(kind)
+            if not view.urgent[policy.queue]:
+                await self._overtake(statements, kind, situation)
             return True
         most = dispatch.batch_size(policy.chunk, workers)
         if kind in situation.limited:
@@ -194,17 +205,15 @@ class Relay:
         await self._go_on(kind, batch, end, most, situation)
         return False
 
-    async def _relay_urgent(
-        self, statements: AsyncConnection, kind: str, situation: Situation, view: BrokerView
-    ) -> None:
-        """Let a few urgent jobs overtake a full queue, unless some are on their way already."""
-        policy = self._contracts[kind].policy
-        if view.urgent[policy.queue] or kind in situation.limited:
-            return
-        most = min(policy.chunk, dispatch.WORTH_A_MESSAGE)
-        batch, _ = await dispatch.dispatch(statements, kind, most, urgent=True)
-        failpoint("after_dispatch_commit")
-        await self._send_chunks(kind, batch, situation)
+    async def _overtake(self, statements: AsyncConnection, kind: str, situation: Situation) -> None:
+        """Let a few jobs overtake a full queue: urgent ones, or those a limit let go just now."""
+        most = min(self._contracts[kind].policy.chunk, dispatch.WORTH_A_MESSAGE)
+        if kind in situation.limited:
+            await self._relay_limited(kind, most, situation)
+        else:
+            batch, _ = await dispatch.dispatch(statements, kind, most, urgent=True)
+            failpoint("after_dispatch_commit")
+            await self._send_chunks(kind, batch, situation)
 
     async def _relay_limited(self, kind: str, most: int, situation: Situation) -> bool:
         """Dispatch what the kind's limit allows; return whether that limit was lifted meanwhile."""
@@ -217,7 +226,7 @@ class Relay:
             self._woken.add(kind)
             return True  # the sweep will say so
         now = asyncio.get_running_loop().time()
-        if found.held_for is not None:
+        if found.held_for is not None and found.end is None:
             self._held[kind] = now + min(max(found.held_for, BUSY.least), POLL_SECONDS)
         await self._go_on(kind, found.jobs, found.end, most, situation)
         return False
@@ -237,15 +246,18 @@ class Relay:
         failpoint("after_dispatch_commit")
         more = len(batch) == most
         await self._send_chunks(kind, batch, situation, more=more)
-        (self._deep.add if more else self._deep.discard)(kind)
-        # Where the last look ended before the last lane, the next one goes on there; and where it
-        # began behind some, from the beginning.
-        rest = end is not None or kind in self._behind
-        self._behind.pop(kind, None)
+        if more:
+            self._deep.add(kind)
+        # Where a look ended before the last lane, the next one goes on there at once; after the
+        # last one it begins anew if there was more in any of them.
+        if more or end is not None or (kind in self._behind and kind in self._deep):
+            self._woken.add(kind)
         if end is not None:
             self._behind[kind] = end
-        if more or rest:
-            self._woken.add(kind)
+            return
+        self._behind.pop(kind, None)
+        if not more:
+            self._deep.discard(kind)
 
     async def _send_chunks(
         self, kind: str, batch: Sequence[Dispatched], situation: Situation, *, more: bool = False

@@ -13,7 +13,15 @@ UNLIMITED = "unlimited"
 PLANS = (FREE, STANDARD, UNLIMITED)
 """Every plan there is."""
 
+_TENANT = text("SELECT id FROM commerce.tenant WHERE name = :name")
+
 _SET_PLAN = text("UPDATE commerce.tenant SET plan = :plan WHERE name = :name RETURNING id")
+
+
+async def find_tenant(tx: AsyncSession, tenant_name: str) -> int | None:
+    """Return the number of a tenant, or ``None`` if there is none of this name."""
+    tenant: int | None = await tx.scalar(_TENANT, {"name": tenant_name})
+    return tenant
 
 
 async def set_plan(tx: AsyncSession, tenant_name: str, plan: str) -> bool:

@@ -338,6 +338,7 @@ def _unclear(error: stripe.StripeError) -> Unclear:
     return Unclear(
         f"{type(error).__name__}: {error}",
         after=float(waits) if waits and waits.isdigit() else None,
+        busy=error.http_status == HTTPStatus.TOO_MANY_REQUESTS,
         stored=_header(error, "Idempotent-Replayed") == "true",
     )
 

@@ -43,6 +43,8 @@ class Unclear:
     error: str
     after: float | None = None
     """Seconds the provider asked us to wait."""
+    busy: bool = False
+    """It is asked too often."""
     stored: bool = False
     """The provider repeats an error that it keeps under our key: asking again can't clear it up."""
 

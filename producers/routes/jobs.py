@@ -196,7 +196,7 @@ async def _look(use: Services, tenant: int, job_id: UUID) -> tuple[Document | No
     found = await use.results.read(tenant, job_id)
     if found is None:
         return None, True
-    return job_shapes.report(found.job, found.failures), found.job.state in TERMINAL
+    return job_shapes.report(found), found.job.state in TERMINAL
 
 
 @router.get(

@@ -1,16 +1,24 @@
-"""``/v1/limits``: how often jobs of a kind may start, changed while they run."""
+"""``/v1/limits``: what holds the jobs of a kind back, changed while they run."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from goodsyard.contracts import Rate
 from goodsyard.interventions import record
-from goodsyard.limits import set_limit
+from goodsyard.limits import set_concurrency, set_limit, set_penalty
 from producers.answers import JsonAnswer
 from producers.authentication import Principal, require_admin, require_scope
 from producers.bodies import JsonRoute
@@ -27,7 +35,7 @@ Admin = Annotated[Principal, require_admin]
 
 
 class LimitIn(BaseModel):
-    """A limit to set."""
+    """A limit to set: what isn't there stays as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,10 +45,31 @@ class LimitIn(BaseModel):
             StringConstraints(pattern=r"^[1-9][0-9]{0,6}(\.[0-9]{1,3})?/(second|minute|hour|day)$"),
         ]
         | None
-    ) = Field(description="`null` lifts the limit.", examples=["100/minute"])
+    ) = Field(default=None, description="`null` lifts the rate.", examples=["100/minute"])
     burst: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = Field(
         default=None,
         description="Jobs that may start at once; a tenth of a second's, if not given.",
+    )
+    concurrency: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = Field(
+        default=None, description="Jobs that may be under way at a time; `null` lifts that."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise PydanticCustomError("nothing", "Give a rate, a concurrency or both")
+        if self.burst is not None and self.rate is None:
+            raise PydanticCustomError("no_rate", "A burst goes with a rate")
+        return self
+
+
+class PenaltyIn(BaseModel):
+    """How long no job may start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: Annotated[float, Field(strict=True, ge=0, le=86_400)] = Field(
+        description="From now on; 0 pardons."
     )
 
 
@@ -74,10 +103,25 @@ async def change(name: Kind, body: LimitIn, principal: Admin, use: Use) -> Respo
     """Set or lift the limit of a kind; relays follow within a second or two."""
     if name not in QUEUE_OF:
         raise not_found(f"kind {name}")
-    rate = None if body.rate is None else Rate(body.rate, body.burst)
     async with use.sessions.begin() as tx:
-        await set_limit(tx, name, rate)
-        detail: dict[str, JsonValue] = {"rate": body.rate, "burst": body.burst}
+        if "rate" in body.model_fields_set:
+            rate = None if body.rate is None else Rate(body.rate, body.burst)
+            await set_limit(tx, name, rate)
+        if "concurrency" in body.model_fields_set:
+            await set_concurrency(tx, name, body.concurrency)
+        detail: dict[str, JsonValue] = body.model_dump(exclude_unset=True)
         await record(tx, principal.actor, "limit.set", [name], detail)
+        limits = await limits_by_name(tx)
+    return JsonAnswer(limits.get(name) or no_limit(name))
+
+
+@router.post("/{name}/penalise", response_model=LimitOut)
+async def penalise(name: Kind, body: PenaltyIn, principal: Admin, use: Use) -> Response:
+    """Let no job of a kind start for a while, as if its provider had asked for it."""
+    if name not in QUEUE_OF:
+        raise not_found(f"kind {name}")
+    async with use.sessions.begin() as tx:
+        await set_penalty(tx, name, body.seconds)
+        await record(tx, principal.actor, "limit.penalise", [name], {"seconds": body.seconds})
         limits = await limits_by_name(tx)
     return JsonAnswer(limits.get(name) or no_limit(name))

@@ -189,7 +189,14 @@ async def test_limits_are_set_shown_and_lifted(api: Api) -> None:
     href = "/v1/limits/payments.charge"
     assert (await api.http.get(href)).json()["rate"] is None
     answer = await api.http.put(href, json={"rate": "100/minute", "burst": 20})
-    shown = {"name": "payments.charge", "rate": "100/minute", "burst": 20.0}
+    shown = {
+        "name": "payments.charge",
+        "rate": "100/minute",
+        "burst": 20.0,
+        "concurrency": None,
+        "penalised_until": None,
+        "free_at": None,
+    }
     assert (answer.status_code, answer.json()) == (200, shown)
     assert (await api.http.get("/v1/limits")).json()["data"] == [shown]
     queues = (await api.http.get("/v1/queues")).json()["data"]

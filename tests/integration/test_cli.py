@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from commerce.accounts.keys import create_api_key, find_api_key, split_api_key
 from goodsyard.database import Sessions
@@ -73,6 +74,27 @@ async def test_a_tenant_is_put_on_a_plan_there_is(
         assert refused.stderr.startswith("goodsyard: There is no ")
 
 
+async def test_a_tenants_share_is_given_by_its_name(
+    database_url: str, redis_url: str, sessions: Sessions
+) -> None:
+    settings = {"GOODSYARD_DATABASE_URL": database_url, "GOODSYARD_REDIS_URL": redis_url}
+    async with sessions.begin() as tx:
+        await create_api_key(tx, "shop", "tests", ["orders:read"])
+    for share in (3, 0.5):
+        put = _goodsyard("tenant", "share", "shop", str(share), "--json", **settings)
+        assert json.loads(put.stdout) == {"tenant": "shop", "share": share}
+    async with sessions.begin() as tx:
+        kept = await tx.execute(
+            text(
+                "SELECT name, weight FROM goodsyard.share s JOIN commerce.tenant t ON t.id = tenant"
+            )
+        )
+        assert [tuple(row) for row in kept] == [("shop", 0.5)]
+    refused = _goodsyard("tenant", "share", "nobody", "1", **settings)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("goodsyard: There is no tenant nobody")
+
+
 def test_a_missing_setting_is_named_with_a_good_value() -> None:
     refused = _goodsyard("migrate")
     assert refused.returncode == 2
@@ -86,6 +108,10 @@ def test_a_missing_setting_is_named_with_a_good_value() -> None:
         (["api-key", "revoke", "0"], "The database does not answer"),
         (["jobs", "list"], "No answer from"),
         (["jobs", "retry"], "Which jobs?"),
+        (["limits", "set", "payments.charge"], "What is to be set?"),
+        (["limits", "set", "payments.charge", "--burst", "5"], "A --burst goes with a --rate"),
+        (["limits", "set", "payments.charge", "--concurrency", "0"], "A --concurrency of 0?"),
+        (["tenant", "share", "shop", "0"], "A share of 0? It is 0.01 to 100."),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(arguments: list[str], message: str) -> None:

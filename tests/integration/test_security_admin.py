@@ -36,6 +36,7 @@ CASES = [
     Case("POST /v1/queues/{queue}/pause", "admin", "queue.pause"),
     Case("POST /v1/queues/{queue}/resume", "admin", "queue.resume"),
     Case("PUT /v1/limits/{kind}", "admin", "limit.set", {"rate": "5/second"}),
+    Case("POST /v1/limits/{kind}/penalise", "admin", "limit.penalise", {"seconds": 5}),
     Case("PUT /v1/stock/{sku}", "stock:write", "stock.count", {"on_hand": 5}),
     Case("POST /v1/stock/{sku}/adjust", "stock:write", "stock.adjust", {"by": 1, "reason": "x"}),
     Case("POST /v1/accounts", "ledger:write", "account.open", {"code": "till", "currency": "EUR"}),

@@ -54,18 +54,24 @@ MARK = "Quetzalcoatl"
 NEVER_THEIRS: Final[Mapping[str, str]] = {
     "goodsyard.job.kind": "ours",
     "goodsyard.job.reason": "ours",
-    "goodsyard.job.limit_key": "a kind",
+    "goodsyard.job.limit_key": "what a policy counts by: ids",
+    "goodsyard.job.slot_key": "likewise",
     "goodsyard.job.unique_key": "of a service that hands jobs in",
     "goodsyard.job.trace_context": "hexadecimal",
-    "goodsyard.job.slot_key": "a kind",
+    "goodsyard.request_key.key": "of a service, for thirty days",
+    "goodsyard.request_key.resource": "ids",
+    "goodsyard.job_limit.name": "a kind",
+    "goodsyard.limit_bucket.name": "a kind",
+    "goodsyard.limit_bucket.key": "what a policy counts by: ids",
     "goodsyard.workflow.reason": "ours",
     "goodsyard.step.name": "of a service that hands jobs in",
     "goodsyard.step.kind": "ours",
-    "goodsyard.step.limit_key": "as a job's",
-    "goodsyard.step.slot_key": "as a job's",
-    "goodsyard.request_key.key": "of a service, for thirty days",
-    "goodsyard.request_key.resource": "ids",
-    "goodsyard.rate.name": "a kind",
+    "goodsyard.step.limit_key": "what a policy counts by: ids",
+    "goodsyard.step.slot_key": "likewise",
+    "goodsyard.schedule.name": "ours",
+    "goodsyard.schedule_tick.schedule": "ours",
+    "goodsyard.shared_run.kind": "ours",
+    "goodsyard.shared_run.key": "a hash, or of a service that hands jobs in",
     "goodsyard.queue.name": "ours",
     "goodsyard.worker.node": "a machine",
     "goodsyard.worker.queues": "ours",
@@ -139,7 +145,16 @@ async def plant(api: Api) -> str:
         headers={"Idempotency-Key": "gift"},
     )
     await change(api, "UPDATE commerce.orders SET status = 'paid'")
-    await notify(api, address, "waits", f"Dear {MARK}")
+    waits = await notify(api, address, "waits", f"Dear {MARK}")
+    await change(
+        api,
+        "WITH w AS (INSERT INTO goodsyard.workflow (id, tenant)"
+        " SELECT id, tenant FROM goodsyard.job WHERE id = :id RETURNING id) "
+        "INSERT INTO goodsyard.step (job_id, workflow, tenant, name, kind, payload)"
+        " SELECT j.id, w.id, j.tenant, 'mail', j.kind, j.payload"
+        " FROM goodsyard.job j JOIN w USING (id)",
+        id=waits,
+    )
     dead = await notify(api, address.upper(), "dead")
     done = await notify(api, address, "done")
     trouble = f"no mailbox {address}"
@@ -179,6 +194,7 @@ async def test_who_is_erased_is_in_no_row_of_any_table(api: Api) -> None:
         "goodsyard.job",
         "goodsyard.job_done",
         "goodsyard.job_attempt",
+        "goodsyard.step",
         "commerce.users",
         "commerce.orders",
         "commerce.payment",

@@ -106,7 +106,7 @@ FORBIDDEN = {
         "SELECT secret_hash FROM commerce.api_key",
         "SELECT * FROM commerce.transfer",
         "DELETE FROM goodsyard.job",
-        "INSERT INTO goodsyard.job_done SELECT * FROM goodsyard.job",
+        "INSERT INTO goodsyard.job_done (id) VALUES (uuidv7())",
         "CREATE TABLE goodsyard.mine ()",
     ],
     Role.WORKER: [
@@ -119,7 +119,7 @@ FORBIDDEN = {
         "UPDATE commerce.users SET role = 'admin'",
         "SELECT secret_hash FROM commerce.api_key",
         "DELETE FROM goodsyard.job_done",
-        "UPDATE goodsyard.rate SET per_second = 1000000",
+        "DELETE FROM goodsyard.job_limit",
         "UPDATE goodsyard.queue SET paused = true",
         "INSERT INTO goodsyard.audit (tenant, actor, action, target) VALUES (1, '', '', '')",
         "SELECT goodsyard.make_day_partition('2030-01-01')",

@@ -200,9 +200,13 @@ def test_the_verbs_of_an_operator_reach_the_api(running: Up) -> None:
     }
 
     _asked(running, "limits", "set", "payments.charge", "--rate", "100/minute", "--burst", "20")
-    limit = {"name": "payments.charge", "rate": "100/minute", "burst": 20}
-    assert limit in _asked(running, "limits", "list")
-    _asked(running, "limits", "set", "payments.charge", "--rate", "none")
+    _asked(running, "limits", "set", "payments.charge", "--concurrency", "50")
+    _asked(running, "limits", "penalise", "payments.charge", "0")
+    (limit,) = _asked(running, "limits", "list")
+    shown = {"name": "payments.charge", "rate": "100/minute", "burst": 20, "concurrency": 50}
+    assert limit.items() >= shown.items()
+    lifted = ("--rate", "none", "--concurrency", "none")
+    _asked(running, "limits", "set", "payments.charge", *lifted)
 
 
 @pytest.mark.faults

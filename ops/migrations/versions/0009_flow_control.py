@@ -15,7 +15,7 @@ depends_on = None
 JOB = """
 ALTER TABLE goodsyard.job
     ADD slot_key         text NOT NULL DEFAULT '',      -- what its concurrency is counted by
-    ADD cost             real CHECK (cost > 0),         -- tokens of its rate; null is one
+    ADD cost             real CHECK (cost > 0 AND cost < 'infinity'),  -- of its rate; null is one
     ADD start_by         timestamptz,                   -- dispatched: when its grant lapses
     ADD waits_for        smallint NOT NULL DEFAULT 0 CHECK (waits_for >= 0),
     ADD workflow         uuid,
@@ -109,6 +109,7 @@ CREATE TABLE goodsyard.step (
     CHECK ((kind IS NULL) = (payload IS NULL))
 );
 CREATE INDEX step_workflow ON goodsyard.step (workflow);
+-- The mails to somebody who is erased.
 CREATE INDEX step_mail_to ON goodsyard.step (tenant, lower(payload ->> 'to'))
     WHERE kind = 'notifications.email';
 """
