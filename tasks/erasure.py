@@ -74,15 +74,16 @@ async def forget_mails(tx: AsyncSession, tenant: int, address: str) -> None:
         MailUnderWayError: one is being sent. The transaction is to be rolled back.
     """
     whose = {"tenant": tenant, "address": address}
+    steps_of = {row.id: row.workflow for row in await tx.execute(_STEPS, whose)}
+    if steps_of:
+        # First of all: who holds a workflow alone has none of its rows locked yet.
+        await steps.hold(tx, steps_of.values(), alone=True)
     await tx.execute(_NEVER_SEND, whose)
-    mails = {job: workflow for job, workflow in await tx.execute(_STEPS, whose)}  # noqa: C416 - rows are no pairs to dict()
-    if mails:
-        # First of all: who holds a workflow alone has no step of it locked yet.
-        await steps.hold(tx, mails.values(), alone=True)
-        await steps.abandon(tx, set(mails.values()), ERASED)
+    if steps_of:
+        await steps.abandon(tx, set(steps_of.values()), ERASED)
     called_off = set(await tx.scalars(_CALL_OFF, whose))
-    if undoing := mails.keys() & called_off:
-        await steps.release(tx, {job: mails[job] for job in undoing})
+    if undoing := steps_of.keys() & called_off:
+        await steps.release(tx, {job: steps_of[job] for job in undoing})
     if await tx.scalar(_UNDER_WAY, whose):
         raise MailUnderWayError
     await tx.execute(_BLANK, whose)
