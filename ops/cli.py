@@ -37,6 +37,7 @@ app.add_typer(api_key, name="api-key")
 tenant = typer.Typer(help="Choose what a tenant may ask for, straight in the database.")
 app.add_typer(tenant, name="tenant")
 app.add_typer(remote_cli.jobs, name="jobs")
+app.add_typer(remote_cli.workflows, name="workflows")
 app.add_typer(remote_cli.queues, name="queues")
 app.add_typer(remote_cli.limits, name="limits")
 

@@ -25,6 +25,7 @@ _READ, _ADD, _KEEP, _LOCK_AND_DELETE = (
     "SELECT, UPDATE, DELETE",  # FOR UPDATE takes the right to update
 )
 _CHANGE = "SELECT, UPDATE"
+_FORGET = "SELECT, DELETE"
 _ADD_AND_REVOKE = "SELECT, INSERT, UPDATE (revoked_at)"
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 
@@ -82,14 +83,14 @@ PRIVILEGES: Final[Mapping[Role, Mapping[str, str]]] = MappingProxyType(
             "goodsyard.job_limit": _KEEP,
             "goodsyard.limit_bucket": _ALL,
             "goodsyard.share": _READ,
-            "goodsyard.workflow": _LOCK_AND_DELETE,
-            "goodsyard.dependency": "SELECT, DELETE",
-            "goodsyard.step": "SELECT, DELETE",
+            "goodsyard.workflow": _FORGET,
+            "goodsyard.dependency": _FORGET,
+            "goodsyard.step": _FORGET,
             "goodsyard.schedule": _KEEP,
             "goodsyard.schedule_tick": _ALL,
             "goodsyard.shared_run": _LOCK_AND_DELETE,
             "goodsyard.queue": _READ,
-            "goodsyard.worker": "SELECT, DELETE",
+            "goodsyard.worker": _FORGET,
             "commerce.orders": _READ,
             "commerce.payment": _READ,
             "commerce.webhook_endpoint": _READ,

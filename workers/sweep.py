@@ -197,4 +197,6 @@ class Sweep:
             await maintenance.forget_expired_keys(tx)
             await limits.forget_full(tx)
         async with self._sessions.begin() as tx:
+            await maintenance.forget_workflows(tx)
+        async with self._sessions.begin() as tx:
             await maintenance.make_partitions(tx)

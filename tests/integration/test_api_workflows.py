@@ -275,6 +275,7 @@ async def test_whom_a_job_can_not_wait_for_is_told_where(api: Api) -> None:
     assert (await api.http.get(f"/v1/jobs/{mine}")).json()["workflow"] is None
 
 
+@pytest.mark.in_process("shortens the patience of the process")
 async def test_a_parent_that_is_busy_for_long_puts_its_child_off(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
