@@ -137,9 +137,16 @@ def _ends(ended: Sequence[Ended], states: Mapping[UUID, JobState]) -> Ends:
     ends = Ends()
     for job in ended:
         if job.workflow is not None and job.id in states:
-            done = states[job.id] is JobState.SUCCEEDED
-            refused = isinstance(job.outcome, Refused)
-            ends.add(job.id, job.workflow, done=done, refused=refused)
+            match states[job.id], job.outcome:
+                case JobState.SUCCEEDED, _:
+                    alike = ends.done
+                case JobState.CANCELLED, _:
+                    alike = ends.cancelled
+                case _, Refused():
+                    alike = ends.refused
+                case _:
+                    alike = ends.others
+            alike[job.id] = job.workflow
     return ends
 
 

@@ -167,13 +167,10 @@ class Ends:
 
     done: dict[UUID, UUID] = field(default_factory=dict)
     refused: dict[UUID, UUID] = field(default_factory=dict)
+    cancelled: dict[UUID, UUID] = field(default_factory=dict)
+    """Called off one by one: before they became steps, or in an abandoned workflow."""
     others: dict[UUID, UUID] = field(default_factory=dict)
     """Those that wait again, or for a person."""
-
-    def add(self, job: UUID, workflow: UUID, *, done: bool, refused: bool) -> None:
-        """Add one."""
-        ends = self.done if done else self.refused if refused else self.others
-        ends[job] = workflow
 
 
 async def hold(tx: AsyncSession, ids: Iterable[UUID], *, alone: bool) -> dict[UUID, Held]:
@@ -194,16 +191,12 @@ async def follow(tx: AsyncSession, held: Mapping[UUID, Held], ends: Ends) -> Fol
     gone = {one.id for one in held.values() if one.abandoned}
     going_on = {job: workflow for job, workflow in ends.done.items() if workflow not in gone}
     due = await release(tx, going_on) if going_on else set()
-    refusing = {
-        workflow
-        for workflow in ends.refused.values()
-        if workflow not in gone and held[workflow].undoes is None
-    }
     called_off: list[UUID] = []
-    if refusing:
-        followed = await abandon(tx, refusing, REFUSED)
-        due |= followed.due
-        called_off += followed.called_off
+    for reason, ended in ((REFUSED, ends.refused), (CANCELLED, ends.cancelled)):
+        if failed := set(ended.values()) - gone:
+            followed = await abandon(tx, failed, reason)
+            due |= followed.due
+            called_off += followed.called_off
     if late := [job for job, workflow in ends.done.items() if workflow in gone]:
         due |= await _undo(tx, await _pairs(tx, _DONE_SINCE, late), chained=False)
     if back := gone.intersection(ends.others.values()):

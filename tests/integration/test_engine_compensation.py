@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import claims, interventions, settlement
+from goodsyard import claims, interventions, settlement, steps
 from goodsyard.claims import Delivery
 from goodsyard.contracts import Backoff
 from goodsyard.flow import DatabaseHandler
@@ -17,6 +17,7 @@ from goodsyard.interventions import Actor, NotNowError
 from goodsyard.job import Job, new_id
 from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry
 from goodsyard.settlement import Ended
+from goodsyard.steps import Ends, Followed
 from goodsyard.workflows import ParentError, Step, Workflow
 from tests.askers import Slow, called
 from tests.flows import add, run_due, start, step, waits_for_a_lock
@@ -304,6 +305,23 @@ async def test_a_step_whose_day_was_dropped_is_undone_all_the_same(yard: Yard) -
     await yard.run(NOTES, await yard.dispatch())
     await cancel(yard, flow)
     assert await run_due(yard) == ["undo b", "undo a"]
+
+
+async def test_a_step_that_was_called_off_before_it_became_one_abandons_its_workflow(
+    yard: Yard,
+) -> None:
+    flow = await start(yard, step("a", undo="undo a"), step("b", "a"), step("c", "b"))
+    await yard.run(NOTES, await yard.dispatch())
+    async with yard.sessions.begin() as tx:
+        held = await steps.hold(tx, [flow.id], alone=True)
+        ends = Ends(cancelled={flow.jobs["b"]: flow.id})
+        followed = await steps.follow(tx, held, ends)
+        again = await steps.abandon(tx, [flow.id], steps.REFUSED)
+    assert set(followed.called_off) == {flow.jobs["b"], flow.jobs["c"]}
+    assert again == Followed(frozenset())
+    ((reason,),) = await yard.sql("SELECT reason FROM goodsyard.workflow WHERE undoes IS NULL")
+    assert reason == "cancelled"
+    assert await run_due(yard) == ["undo a"]
 
 
 async def test_steps_that_are_refused_at_once_abandon_their_workflow_once(yard: Yard) -> None:
