@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, TypeAlias
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -21,10 +21,14 @@ from goodsyard.steps import CALLED_OFF
 Delivery: TypeAlias = tuple[UUID, int]
 """A job's id and the fence it was dispatched under."""
 
-NEWER_VERSION_SECONDS = 15.0
+NEWER_VERSION = timedelta(seconds=15)
 """How long a job waits whose contract is newer than the worker that got it."""
 
 _log = structlog.get_logger(__name__)
+
+
+class UpCastError(Exception):
+    """An older payload can't be made one of today's; the message says between which versions."""
 
 
 class Claimed(NamedTuple):
@@ -50,14 +54,31 @@ class Claimed(NamedTuple):
         if self.version > contract.version:
             # Nobody's failure: a rollout that takes its time must not use up the attempts.
             _log.warning("job.newer_version", kind=contract.kind, theirs=self.version)
-            return Snooze(datetime.now(UTC) + timedelta(seconds=NEWER_VERSION_SECONDS))
+            return Snooze(NEWER_VERSION)
         if self.start_in is not None and self.start_in <= 0:
             return self.handed_back()
         try:
-            payload = contract.model_validate(self.payload)
+            payload = contract.model_validate(self._upcast(contract))
+        except UpCastError as error:
+            return Refused(str(error))
         except ValidationError as error:
             return Refused(f"the payload does not fit {contract.kind}: {error}")
         return Job(self.id, self.tenant, self.age, payload)
+
+    def _upcast(self, contract: type[Contract]) -> object:
+        """Return the payload as one of the contract's version.
+
+        Raises:
+            UpCastError: an up-caster couldn't make sense of it.
+        """
+        payload: Any = self.payload  # whatever an older contract had
+        for version in range(self.version, contract.version):
+            try:
+                payload = contract.upcasters[version](payload)
+            except Exception as error:
+                message = f"{contract.kind}: no version {version + 1} from {version}: {error!r}"
+                raise UpCastError(message) from error
+        return payload
 
     def handed_back(self) -> Snooze:
         """Return the outcome that puts the job back into its place in the line, unspent."""

@@ -81,8 +81,8 @@ class Flow:
             on_death: what follows when a job of any kind dies.
 
         Raises:
-            FlowError: a contract has no handler or two, or a handler's form doesn't fit its
-                contract's effect.
+            FlowError: a contract has no handler or two, a handler's form doesn't fit its contract's
+                effect, or there is no way from an older version of a contract to this one.
         """
         self.contracts = {contract.kind: contract for contract in contracts}
         self.on_death = on_death
@@ -98,6 +98,10 @@ class Flow:
         contract: type[Contract] = handler.contract
         if self.contracts.get(contract.kind) is not contract:
             message = f"the handler of {contract.kind} has a contract that isn't in the flow"
+            raise FlowError(message)
+        missing = sorted(set(range(1, contract.version)) - contract.upcasters.keys())
+        if missing:
+            message = f"{contract.kind} {contract.version} has no up-caster from version {missing}"
             raise FlowError(message)
         if contract.kind in self._handlers:
             message = f"{contract.kind} has two handlers"

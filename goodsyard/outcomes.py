@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from pydantic import JsonValue
@@ -41,9 +41,13 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Snooze:
-    """It can't run yet and that is nobody's failure: waits until then, spends nothing."""
+    """It can't run yet and that is nobody's failure: waits until then, spends nothing.
 
-    until: datetime
+    Args:
+        until: a time, or how long from now on, by the database's clock.
+    """
+
+    until: datetime | timedelta
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -46,19 +46,19 @@ _PUT_BACK = text("""
     WITH failed AS MATERIALIZED (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:errors AS text[]),
                              CAST(:waits AS float8[]), CAST(:untils AS timestamptz[]),
-                             CAST(:reasons AS text[]))
-            AS f(id, error, wait, until, reason)),
+                             CAST(:reasons AS text[]), CAST(:snoozes AS bool[]))
+            AS f(id, error, wait, until, reason, snooze)),
     moved AS (
         UPDATE goodsyard.job j
-           SET attempts = j.attempts + (f.until IS NULL)::int,
+           SET attempts = j.attempts + (NOT f.snooze)::int,
                state = CASE WHEN f.reason IS NOT NULL OR
-                                 (f.until IS NULL AND j.attempts + 1 >= j.max_attempts)
+                                 (NOT f.snooze AND j.attempts + 1 >= j.max_attempts)
                             THEN 'dead' ELSE 'waiting' END::goodsyard.job_state,
                reason = CASE WHEN f.reason IS NOT NULL THEN f.reason
-                             WHEN f.until IS NULL AND j.attempts + 1 >= j.max_attempts
+                             WHEN NOT f.snooze AND j.attempts + 1 >= j.max_attempts
                              THEN 'attempts' END,
                finished_at = CASE WHEN f.reason IS NOT NULL OR
-                                       (f.until IS NULL AND j.attempts + 1 >= j.max_attempts)
+                                       (NOT f.snooze AND j.attempts + 1 >= j.max_attempts)
                                   THEN now() END,
                run_at = coalesce(f.until, now() + make_interval(secs => f.wait)),
                error = coalesce(f.error, j.error), deadline = NULL, claimed_by = NULL
@@ -171,12 +171,13 @@ async def _finish(tx: AsyncSession, done: Sequence[tuple[Ended, Done]]) -> froze
 
 
 class _Verdict(NamedTuple):
-    """A column set of ``_PUT_BACK``; ``until`` set means that no attempt is spent."""
+    """A column set of ``_PUT_BACK``; a ``snooze`` spends no attempt."""
 
     error: str | None = None
     wait: float = 0.0
     until: datetime | None = None
     reason: str | None = None
+    snooze: bool = False
 
 
 def _verdict(outcome: Outcome, backoff: Backoff, failures: int) -> _Verdict:
@@ -187,7 +188,9 @@ def _verdict(outcome: Outcome, backoff: Backoff, failures: int) -> _Verdict:
             # As a float even where a whole number was asked for: psycopg sends no mixed lists.
             return _Verdict(error=error, wait=max(float(after or 0), jittered))
         case Snooze(until):
-            return _Verdict(until=until)
+            if isinstance(until, timedelta):
+                return _Verdict(wait=until.total_seconds(), snooze=True)
+            return _Verdict(until=until, snooze=True)
         case Refused(detail):
             return _Verdict(error=detail, reason="refused")
         case Dead(reason, detail):
@@ -207,6 +210,7 @@ async def _put_back(
         "waits": [v.wait for v in verdicts],
         "untils": [v.until for v in verdicts],
         "reasons": [v.reason for v in verdicts],
+        "snoozes": [v.snooze for v in verdicts],
         "worker": worker,
     }
     moved = [

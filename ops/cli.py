@@ -40,6 +40,8 @@ app.add_typer(remote_cli.jobs, name="jobs")
 app.add_typer(remote_cli.workflows, name="workflows")
 app.add_typer(remote_cli.queues, name="queues")
 app.add_typer(remote_cli.limits, name="limits")
+app.add_typer(remote_cli.cache, name="cache")
+app.add_typer(remote_cli.schedules, name="schedules")
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]

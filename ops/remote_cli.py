@@ -1,4 +1,4 @@
-"""The verbs for jobs, workflows, queues and limits: each a call to the API, as table or JSON."""
+"""The verbs for what runs: each one call to the API, shown as a table or as JSON."""
 
 # ruff: noqa: PLC0415 - a verb imports what it needs itself: `goodsyard --help` answers at once
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 jobs = typer.Typer(help="See jobs, cancel those that wait, revive those that are dead.")
 workflows = typer.Typer(help="See workflows step by step; call one off as a whole.")
 queues = typer.Typer(help="See queues; hold one back and let it go again.")
+schedules = typer.Typer(help="See what is done by the clock; hold it back and let it go again.")
+cache = typer.Typer(help="Forget results that stand for later requests.")
 limits = typer.Typer(help="See and set what holds a kind of job back, in the whole cluster.")
 
 Url = Annotated[str | None, typer.Option("--api", help="Its address, or GOODSYARD_API_URL.")]
@@ -139,6 +141,53 @@ def pause(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json = 
 def resume(queue: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Let a queue go again."""
     _print_one(_open(api, api_key).post(f"/queues/{queue}/resume"), as_json=as_json)
+
+
+@schedules.command("list")
+def list_schedules(*, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
+    """List the schedules: when each ticked last, and when it will."""
+    found = _open(api, api_key).get("/schedules")["data"]
+    columns = ("name", "cron", "zone", "misfire", "paused", "last", "last_jobs", "next")
+    _print_list(found, columns, as_json=as_json)
+
+
+@schedules.command("pause")
+def pause_schedule(
+    schedule: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False
+) -> None:
+    """Hold a schedule back."""
+    _print_one(_open(api, api_key).post(f"/schedules/{schedule}/pause"), as_json=as_json)
+
+
+@schedules.command("resume")
+def resume_schedule(
+    schedule: Name, *, api: Url = None, api_key: Key = None, as_json: Json = False
+) -> None:
+    """Let a schedule go again; what it missed goes by its misfire policy."""
+    _print_one(_open(api, api_key).post(f"/schedules/{schedule}/resume"), as_json=as_json)
+
+
+@cache.command("invalidate")
+def invalidate(
+    kind: Annotated[str, typer.Argument(help="As payments.reconcile.")],
+    *,
+    payload: Annotated[
+        str | None, typer.Option(help="As JSON: only what stands for it. Else all of the kind.")
+    ] = None,
+    api: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Have the next requests for a kind run anew."""
+    import json
+
+    body: Body = {"kind": kind}
+    if payload is not None:
+        try:
+            body["payload"] = json.loads(payload)
+        except json.JSONDecodeError as error:
+            raise CommandError(f"The --payload is not JSON: {error}.") from error
+    _print_one(_open(api, api_key).post("/cache/invalidate", body), as_json=as_json)
 
 
 @limits.command("list")

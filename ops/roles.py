@@ -53,7 +53,7 @@ PRIVILEGES: Final[Mapping[Role, Mapping[str, str]]] = MappingProxyType(
             "goodsyard.workflow": _KEEP,
             "goodsyard.dependency": _ADD,
             "goodsyard.step": _KEEP,  # an erasure blanks what would be sent
-            "goodsyard.schedule": "SELECT, UPDATE (paused)",
+            "goodsyard.schedule": _KEEP,
             "goodsyard.schedule_tick": _READ,
             "goodsyard.shared_run": _ALL,
             "goodsyard.queue": "SELECT, UPDATE (paused)",

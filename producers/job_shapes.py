@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from goodsyard.interventions import MOST_AT_ONCE
 from goodsyard.job import JobState
 from goodsyard.jobs import JobView
 from goodsyard.results import JobReport
+from goodsyard.shared_runs import Unique
 from goodsyard.submit import DEFAULT_PRIORITY
 from goodsyard.workflows import MOST_PARENTS
 from producers.bodies import FreeForm, Moment
@@ -33,6 +42,9 @@ def kinds_of(queue: str) -> list[str]:
     return [kind for kind, its_queue in QUEUE_OF.items() if its_queue == queue]
 
 
+Ended = Literal[JobState.SUCCEEDED, JobState.DEAD, JobState.CANCELLED]
+
+
 class JobIn(BaseModel):
     """A job to be carried out."""
 
@@ -51,6 +63,29 @@ class JobIn(BaseModel):
         default_factory=list,
         description="Jobs that have to succeed first, all of public kinds; without `unique_key`.",
     )
+    unique_states: Annotated[frozenset[Ended], Field(min_length=1)] | None = Field(
+        default=None,
+        description="So is one in these states, if it came by a request with states and period.",
+    )
+    unique_period: Annotated[float, Field(strict=True, gt=0, le=31_622_400)] | None = Field(
+        default=None, description="Seconds from its acceptance in which that holds."
+    )
+
+    @model_validator(mode="after")
+    def _unique_by_all_or_by_its_key(self) -> Self:
+        both = self.unique_states is not None, self.unique_period is not None
+        if any(both) and not (all(both) and self.unique_key is not None):
+            raise PydanticCustomError(
+                "unique", "unique_states and unique_period go together, with a unique_key"
+            )
+        return self
+
+    @property
+    def unique(self) -> Unique | None:
+        """Which jobs that are over are the answer, too."""
+        if self.unique_states is None or self.unique_period is None:
+            return None
+        return Unique(self.unique_states, self.unique_period)
 
 
 class AttemptOut(BaseModel):

@@ -206,8 +206,8 @@ BODY_TOO_LARGE = _define(
     "body-too-large",
     413,
     "The body is too large",
-    "Bodies are limited to 64 KiB, those of POST /v1/orders/bulk to 4 MiB and 1,000 orders, those "
-    "of POST /v1/workflows to 4 MiB and 1,000 steps.",
+    "Bodies are limited to 64 KiB; those of bulks to 4 MiB and 1,000 orders or users, or to 16 MiB "
+    "and 10,000 jobs; workflows to 4 MiB and 1,000 steps.",
 )
 UNSUPPORTED_MEDIA_TYPE = _define(
     "unsupported-media-type",

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints
 
 from commerce.money import Amount, Currency
-from goodsyard.contracts import Backoff, Contract, Effect, Policy
+from goodsyard.contracts import Backoff, Cache, Contract, Effect, Policy
 
 Mailbox = Annotated[
     str,
@@ -125,7 +125,8 @@ class ReconcilePayments(Contract):
     kind: ClassVar[str] = "payments.reconcile"
     effect: ClassVar[Effect] = Effect.EXTERNAL
     public: ClassVar[bool] = True
-    policy: ClassVar[Policy] = Policy(queue="payments", chunk=1)
+    # It reads all that the gateway has of the period: who asks twice at a time gets one report.
+    policy: ClassVar[Policy] = Policy(queue="payments", chunk=1, cache=Cache(ttl=10))
 
     since: Moment
     until: Moment

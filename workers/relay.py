@@ -27,7 +27,7 @@ from goodsyard.failpoints import failpoint
 from goodsyard.lanes import BEGINNING, Lane
 from goodsyard.publisher import Envelope
 from goodsyard.settings import EngineSettings, load
-from tasks import contracts
+from tasks import contracts, schedules
 from tasks.events import tell_of_deaths
 from tasks.expiry import ReservationSettings, stage_expiries
 from workers import broker, logging
@@ -325,6 +325,7 @@ async def _main() -> None:
         contracts.ALL,
         relay,
         chores=[expiries],
+        schedules=schedules.ALL,
         on_death=tell_of_deaths,
     )
     listener = asyncio.create_task(_listen(cache, relay))

@@ -11,20 +11,23 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import uuid4
 
 import redis.asyncio
 import structlog
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import dispatch, heartbeat, limits, maintenance, sweeper
+from goodsyard import dispatch, heartbeat, limits, maintenance, shared_runs, sweeper
 from goodsyard.contracts import Contract
 from goodsyard.database import Sessions
 from goodsyard.deaths import OnDeath, unmourned
 from goodsyard.doorbell import Doorbell
 from goodsyard.job import JobState
+from goodsyard.schedules import Schedule, Timetable, forget_ticks
 from goodsyard.sweeper import SILENT_SECONDS, Returned
 from workers import broker
 
@@ -40,6 +43,8 @@ CHORE_SECONDS = 10.0
 
 Chore = Callable[[AsyncSession], Awaitable[Iterable[str]]]
 """Stages what is due to be done in the flow by now, and returns the kinds of which it did."""
+
+_NOW = text("SELECT statement_timestamp()")
 
 _log = structlog.get_logger(__name__)
 
@@ -81,15 +86,21 @@ class Sweep:
         informed: Informed,
         *,
         chores: Sequence[Chore] = (),
+        schedules: Sequence[Schedule] = (),
         on_death: OnDeath = unmourned,
     ) -> None:
-        """Sweep jobs of ``kinds``, and see to the ``chores``; ``client`` is the broker's Redis."""
+        """Sweep jobs of ``kinds``, see to ``chores`` and ``schedules``; ``client`` is the broker's.
+
+        Raises:
+            ValueError: two schedules have the same name.
+        """
         self._sessions = sessions
         self._redis = client
         self._bell = bell
         self._contracts = list(kinds)
         self._informed = informed
         self._chores = chores
+        self._timetable = Timetable(schedules)
         self._on_death = on_death
         self._chores_done = float("-inf")
         self._tidied = float("-inf")
@@ -119,11 +130,12 @@ class Sweep:
 
     async def run_once(self) -> None:
         """Look around, bring back what nobody answers for; at times do chores and tidy up."""
-        live = await self._look_around()
+        live, at = await self._look_around()
         now = asyncio.get_running_loop().time()
         await self._look_at_queues(live, now)
         if now >= self._trusted_from:
             await self._return_overdue(live)
+        self._informed.wake(await self._timetable.carry_out(self._sessions, at))
         if now - self._chores_done >= CHORE_SECONDS:
             self._chores_done = now
             await self._see_to_chores()
@@ -149,15 +161,20 @@ class Sweep:
         self._informed.wake(contract.kind for contract in self._contracts)
         _log.warning("redis.forgot", returned=returned)
 
-    async def _look_around(self) -> set[str]:
-        """Tell the relay about workers, limits and pauses; return the queues with a live worker."""
+    async def _look_around(self) -> tuple[set[str], datetime]:
+        """Tell the relay about workers, limits and pauses.
+
+        Returns:
+            The queues with a live worker, and the database's time.
+        """
         async with self._sessions.begin() as tx:
+            at: datetime = (await tx.execute(_NOW)).scalar_one()
             workers = await sweeper.live_queues(tx)
             await limits.pardon(tx)
             limited = {limit.name for limit in await limits.list_limits(tx)}
             paused = await dispatch.paused_queues(tx)
         self._informed.situation = Situation(workers, limited, paused)
-        return set(workers)
+        return set(workers), at
 
     async def _look_at_queues(self, live: set[str], now: float) -> None:
         sent = {queue: await broker.oldest_sent_at(self._redis, queue) for queue in live}
@@ -196,6 +213,8 @@ class Sweep:
             await heartbeat.forget_silent(tx)
             await maintenance.forget_expired_keys(tx)
             await limits.forget_full(tx)
+            await forget_ticks(tx)
+            await shared_runs.forget_expired(tx)
         async with self._sessions.begin() as tx:
             await maintenance.forget_workflows(tx)
         async with self._sessions.begin() as tx:

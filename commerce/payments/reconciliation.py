@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from commerce.payments.rules import GatewayAnswer
+from goodsyard.job import first_id_at
 
 MOST_REPORTED = 100
 """Differences of a kind that a report lists; beyond them it only counts."""
@@ -193,6 +194,18 @@ _OTHERS = text("""
                                 FROM unnest(CAST(:payments AS text[])) AS given
                                WHERE pg_input_is_valid(given, 'uuid'))))
 """)
+
+
+# Ids begin with their time: a day's payments lie together in the primary key.
+_WHO_PAID = text("""
+    SELECT DISTINCT tenant FROM commerce.payment WHERE id >= :since AND id < :until ORDER BY tenant
+""")
+
+
+async def who_paid(tx: AsyncSession, since: datetime, until: datetime) -> list[int]:
+    """Return the tenants that had payments made in a period."""
+    period = {"since": first_id_at(since), "until": first_id_at(until)}
+    return list(await tx.scalars(_WHO_PAID, period))
 
 
 async def booked(tx: AsyncSession, tenant: int, period: Period) -> Statement:

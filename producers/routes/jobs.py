@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
 from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import JsonValue, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response, StreamingResponse
 
 from commerce.accounts.scopes import submit_scope
@@ -17,6 +19,7 @@ from goodsyard.contracts import Contract
 from goodsyard.interventions import MOST_AT_ONCE, NotNowError, Revived
 from goodsyard.job import TERMINAL, JobState
 from goodsyard.jobs import JobView, list_jobs, read_job, states_of
+from goodsyard.shared_runs import Found, Shared, Unique, stage_cached, stage_once
 from goodsyard.submit import Staged, stage_unique
 from producers import job_shapes, problems
 from producers.answers import JsonAnswer, no_content
@@ -85,39 +88,59 @@ async def submit(
         trace_context=trace_context(request),
     )
     if body.after:
-        job_id, state, repeated = await stage_behind(use, key, staged, _parents(body))
+        # A run of its own: what others share has none to wait for.
+        job, state, repeated = await stage_behind(use, key, staged, _parents(body))
         use.doorbell.ring(due=[body.kind])
-    elif body.unique_key is None and await stage_under_key(
-        use.accepting, use.doorbell, use.lane, key, staged
-    ):
-        job_id, state, repeated = staged.id, JobState.WAITING, False
-    else:
-        job_id, state, repeated = await _held_or_staged(use, principal.tenant, key, staged)
-        use.doorbell.ring(due=[body.kind])
-    return JsonAnswer(
-        {"job": job_ref(job_id, state)},
-        202,
-        {"Location": job_href(job_id), **(REPLAYED if repeated else {})},
-    )
+        return _accepted(job, state, REPLAYED if repeated else {})
+    alone = body.unique_key is None and contract.policy.cache is None
+    if alone and await stage_under_key(use.accepting, use.doorbell, use.lane, key, staged):
+        return _accepted(staged.id, JobState.WAITING, {})
+    answer = await _shared_or_staged(use, principal.tenant, key, staged, body.unique)
+    use.doorbell.ring(due=[body.kind])
+    return answer
 
 
-async def _held_or_staged(
-    use: Services, tenant: int, key: RequestKey, staged: Staged
-) -> tuple[UUID, JobState, bool]:
-    """Return the job that somebody has staged before under one of the keys, or stage it.
+def _accepted(job: UUID, state: JobState, headers: Mapping[str, str]) -> Response:
+    return JsonAnswer({"job": job_ref(job, state)}, 202, {"Location": job_href(job), **headers})
 
-    With it, its state, and whether the request is repeated.
-    """
+
+async def _shared_or_staged(
+    use: Services, tenant: int, key: RequestKey, staged: Staged, unique: Unique | None
+) -> Response:
+    """Answer with the job that stands for the request already, by one of its keys, or stage it."""
+    headers: Mapping[str, str] = {}
     async with use.sessions.begin() as tx:
         holder = await claim(tx, tenant, key, {"job": str(staged.id)})
         if holder.won:
-            job_id = await stage_unique(tx, staged)
-            if job_id != staged.id:
-                await request_keys.amend(tx, tenant, key.key, {"job": str(job_id)})
+            shared = await _stage(tx, staged, unique)
+            job = shared.job
+            if job != staged.id:
+                await request_keys.amend(tx, tenant, key.key, {"job": str(job)})
+            if staged.contract.policy.cache is not None:
+                headers = {"Cache-Status": _cache_status(shared)}
         else:
-            job_id = UUID(str(holder.resource["job"]))
-        state = (await states_of(tx, tenant, [job_id])).get(job_id, JobState.SUCCEEDED)
-    return job_id, state, not holder.won
+            job, headers = UUID(str(holder.resource["job"])), REPLAYED
+        state = (await states_of(tx, tenant, [job])).get(job, JobState.SUCCEEDED)
+    return _accepted(job, state, headers)
+
+
+async def _stage(tx: AsyncSession, staged: Staged, unique: Unique | None) -> Shared:
+    if staged.contract.policy.cache is not None:
+        return await stage_cached(tx, staged)
+    if unique is not None:
+        return await stage_once(tx, staged, unique)
+    return Shared(await stage_unique(tx, staged), Found.MISS)
+
+
+def _cache_status(shared: Shared) -> str:
+    """Return what RFC 9211 has for how a cache handled a request."""
+    match shared.found:
+        case Found.MISS:
+            return "goodsyard; fwd=miss; stored"
+        case Found.UNDER_WAY:
+            return "goodsyard; fwd=miss; collapsed"
+        case Found.HIT | Found.STALE:
+            return f"goodsyard; hit; ttl={math.floor(shared.fresh_for or 0)}"
 
 
 def _parents(body: JobIn) -> list[UUID]:

@@ -18,12 +18,6 @@ NEVER_WAITS = 3.0
 """Seconds that are plenty for a chunk, and less than any lock would be waited for."""
 
 
-class NoteOfTomorrow(Note):
-    """The same kind, one version on."""
-
-    version: ClassVar[int] = 2
-
-
 async def test_of_many_copies_of_a_delivery_one_takes_effect(yard: Yard) -> None:
     deliveries = await yard.deliver(*(Note(line=str(number)) for number in range(40)))
     await asyncio.gather(*(yard.run(NOTES, deliveries) for _ in range(8)))
@@ -165,26 +159,6 @@ async def test_a_payload_that_does_not_fit_is_refused_and_harms_no_neighbour(yar
     dead = await yard.job(deliveries[1][0])
     assert (dead.state, dead.reason) == (JobState.DEAD, "refused")
     assert "lines" in (dead.error or "")
-
-
-async def test_a_newer_version_waits_for_a_worker_that_knows_it_and_spends_nothing(
-    yard: Yard,
-) -> None:
-    ((job, fence),) = await yard.deliver(NoteOfTomorrow(line="new"))
-    await yard.run(NOTES, [(job, fence)])
-    waiting = await yard.job(job)
-    assert (waiting.state, waiting.attempts) == (JobState.WAITING, 0)
-    assert waiting.run_at > waiting.created_at
-
-    await yard.sql("UPDATE goodsyard.job SET run_at = now()")
-    await yard.run(DatabaseHandler(NoteOfTomorrow, note_all), await yard.dispatch())
-    assert await yard.notes() == ["new"]
-
-
-async def test_an_older_version_is_run_by_a_newer_worker(yard: Yard) -> None:
-    deliveries = await yard.deliver(Note(line="old"))
-    await yard.run(DatabaseHandler(NoteOfTomorrow, note_all), deliveries)
-    assert await yard.notes() == ["old"]
 
 
 @pytest.mark.parametrize("count", [0, 2])

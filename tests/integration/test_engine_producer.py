@@ -10,7 +10,8 @@ import pytest
 import redis.asyncio
 
 from goodsyard import doorbell
-from goodsyard.producer import ROWS, Producer
+from goodsyard.producer import Producer
+from goodsyard.submit import ROWS
 from tests.yard import NOTES, TENANT, Ask, Note, Yard
 
 

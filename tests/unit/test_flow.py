@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard.contracts import Contract, Effect, Policy
+from goodsyard.contracts import Contract, Effect, Policy, UpCaster
 from goodsyard.flow import DatabaseHandler, Flow, FlowError, each
 from goodsyard.job import Job, new_id
 from goodsyard.outcomes import Done, Outcome
@@ -107,3 +108,14 @@ async def test_a_handler_of_one_job_is_asked_about_each_in_turn() -> None:
         outcomes = await each(run_one)(jobs, tx)
     assert seen == jobs
     assert outcomes == [Done({"place": place}) for place in (1, 2, 3)]
+
+
+def test_a_contract_that_older_payloads_find_no_way_to_is_named() -> None:
+    class Grown(Local):
+        """Has had two versions before."""
+
+        version: ClassVar[int] = 3
+        upcasters: ClassVar[Mapping[int, UpCaster]] = MappingProxyType({1: lambda payload: payload})
+
+    with pytest.raises(FlowError, match=r"test\.local 3 has no up-caster from version \[2\]"):
+        Flow([Grown], [DatabaseHandler(Grown, run)])
