@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from goodsyard.contracts import Contract
 from goodsyard.database import fetch
 from goodsyard.job import Job
-from goodsyard.outcomes import Outcome, Refused, Snooze
+from goodsyard.outcomes import Cancelled, Outcome, Refused, Snooze
+from goodsyard.run import Run
 from goodsyard.steps import CALLED_OFF
 
 Delivery: TypeAlias = tuple[UUID, int]
@@ -49,8 +50,10 @@ class Claimed(NamedTuple):
     age: float
     payload: JsonValue
 
-    def parse(self, contract: type[Contract]) -> Job[Contract] | Outcome:
-        """Return the job with its payload parsed, or how it ends since it can't be."""
+    def parse(self, contract: type[Contract], run: Run | None = None) -> Job[Contract] | Outcome:
+        """Return the job with its payload parsed, or how it ends since it can't be or mustn't."""
+        if self.cancel_requested:
+            return Cancelled("called off before it was run again; an earlier run fell silent")
         if self.version > contract.version:
             # Nobody's failure: a rollout that takes its time must not use up the attempts.
             _log.warning("job.newer_version", kind=contract.kind, theirs=self.version)
@@ -63,7 +66,7 @@ class Claimed(NamedTuple):
             return Refused(str(error))
         except ValidationError as error:
             return Refused(f"the payload does not fit {contract.kind}: {error}")
-        return Job(self.id, self.tenant, self.age, payload)
+        return Job(self.id, self.tenant, self.age, payload, run or Run(self.fence))
 
     def _upcast(self, contract: type[Contract]) -> object:
         """Return the payload as one of the contract's version.
@@ -83,6 +86,13 @@ class Claimed(NamedTuple):
     def handed_back(self) -> Snooze:
         """Return the outcome that puts the job back into its place in the line, unspent."""
         return Snooze(self.run_at)
+
+
+class Leased(NamedTuple):
+    """What may have been written to a job's row since it was claimed."""
+
+    cancel_requested: bool
+    workflow: UUID | None
 
 
 _COLUMNS = f"""
@@ -126,7 +136,7 @@ _LEASE = text(f"""
 """)  # noqa: S608 - what is put in is the constant above
 
 _LOCK_RUNNING = text("""
-    SELECT j.id, j.workflow
+    SELECT j.id, j.cancel_requested, j.workflow
       FROM goodsyard.job j
       JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
      WHERE CAST(j.state AS text) = 'running'
@@ -199,14 +209,14 @@ async def lease(  # noqa: PLR0913 - a lease has a kind, a holder and an end, and
     return sorted((Claimed(*row) for row in rows), key=lambda claimed: place[claimed.id])
 
 
-async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> dict[UUID, UUID | None]:
-    """Lock the leased jobs that are still ours; return, of each, what it is a step of by now.
+async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> dict[UUID, Leased]:
+    """Lock the leased jobs that are still ours; return what was written to each meanwhile.
 
     A missing one was taken back when its lease ended, and its answer must be dropped: whoever has
     it now repeats the same call under the same key.
     """
     rows = await fetch(tx, _LOCK_RUNNING, _parameters(deliveries))
-    return {job: workflow for job, workflow in rows}  # noqa: C416 - dict() takes no such tuples
+    return {row[0]: Leased(*row[1:]) for row in rows}
 
 
 async def lock_held(

@@ -1,19 +1,24 @@
 """Redis PUBLISH as a doorbell: tells relays what is due and waiters what changed, and may be lost.
 
 Nothing depends on it but latency: relays poll, waiters look again. So it never raises, never holds
-anybody up, and what is rung while one PUBLISH is on its way goes out together in the next.
+anybody up, and what is rung while one PUBLISH is on its way goes out together in the next. What
+running jobs say of their progress goes the same way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import redis.asyncio
 import structlog
+
+from goodsyard import progress
+from goodsyard.breaker import Breaker
+from goodsyard.progress import Word
 
 DUE = "goodsyard:due"
 """Channel: kinds that have a job due, separated by spaces."""
@@ -81,6 +86,7 @@ class Doorbell:
         self._due: set[str] = set()
         self._changed: set[UUID] = set()
         self._ringing: asyncio.Task[None] | None = None
+        self._saying = Breaker("progress")
 
     def ring(self, *, due: Iterable[str] = (), changed: Iterable[UUID] = ()) -> None:
         """Say, after the commit, which kinds have work and which ids have news; returns at once."""
@@ -88,6 +94,15 @@ class Doorbell:
         self._changed.update(changed)
         if (self._due or self._changed) and (self._ringing is None or self._ringing.done()):
             self._ringing = asyncio.create_task(self._ring())
+
+    async def say(self, words: Sequence[Word]) -> bool:
+        """Tell how far jobs are; returns whether it could be told."""
+
+        async def said() -> bool:
+            await progress.say(self._client, words)
+            return True
+
+        return await self._saying.ask(said, otherwise=False)
 
     async def close(self) -> None:
         """Let a last ring go out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import steps
+from goodsyard.contracts import Contract, Effect
 from goodsyard.job import JobState
 from goodsyard.jobs import JobView, read_job
 from goodsyard.recall import CANCEL_MINE
@@ -41,6 +42,17 @@ class Revived:
     kind: str
 
 
+# Where this meets the claim or the settlement of an external job it waits for that, some
+# milliseconds: no such row is locked during a call. So what it finds afterwards either waits, and
+# is taken back at once, or runs, and has been asked. A database kind's chunk is not waited for.
+_ASK = text("""
+    UPDATE goodsyard.job SET cancel_requested = true
+     WHERE tenant = :tenant AND id = :id AND kind = ANY(CAST(:external AS text[]))
+       AND workflow IS NULL AND NOT cancel_requested
+       AND CAST(state AS text) IN ('waiting', 'dispatched', 'running')
+    RETURNING id
+""")
+
 _CANCEL = text(f"""
     WITH mine AS MATERIALIZED (
         SELECT id FROM goodsyard.job
@@ -56,7 +68,8 @@ _CANCEL = text(f"""
 _REVIVE = text(f"""
     UPDATE goodsyard.job j
        SET state = 'waiting', attempts = 0, lost = 0, run_at = now(), deadline = NULL,
-           claimed_by = NULL, reason = NULL, error = NULL, finished_at = NULL
+           claimed_by = NULL, reason = NULL, error = NULL, finished_at = NULL,
+           cancel_requested = false
      WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.tenant = :tenant AND j.state = 'dead'
        AND NOT {CALLED_OFF}
        AND (j.unique_key IS NULL OR NOT EXISTS (
@@ -88,29 +101,36 @@ _AUDIT = text("""
 
 
 async def cancel_job(
-    tx: AsyncSession, actor: Actor, job_id: UUID, *, kinds: Collection[str]
+    tx: AsyncSession, actor: Actor, job_id: UUID, *, contracts: Mapping[str, type[Contract]]
 ) -> JobView | None:
-    """Call a job off before it takes effect; one that is cancelled already stays so.
+    """Call a job off: one that waits at once, an external one that runs by asking it to end.
+
+    What a worker has in hand decides itself (``Run.check``): it may still succeed. One that is
+    cancelled already, or asked to end, is left so.
 
     Args:
         tx: the transaction; the caller commits and then rings for the job and its subject.
         actor: who asks; another tenant's job is as good as absent.
         job_id: the job.
-        kinds: those that nothing else depends on, so that a person may cancel them alone.
+        contracts: by kind, those that nothing else depends on, so that a person may cancel them
+            alone.
 
     Returns:
         The job as it is now, or ``None`` if there is no such job.
 
     Raises:
-        NotNowError: it is running or over, of another kind, or a step of a workflow.
+        NotNowError: it is over, of another kind, or a step of a workflow, or a database kind's
+            chunk holds it.
     """
-    parameters = {"tenant": actor.tenant, "id": job_id, "kinds": list(kinds)}
+    external = [kind for kind, one in contracts.items() if one.effect is Effect.EXTERNAL]
+    parameters = {"tenant": actor.tenant, "id": job_id, "kinds": list(contracts)}
+    asked = await tx.scalar(_ASK, {**parameters, "external": external}) is not None
     cancelled = await tx.scalar(_CANCEL, parameters) is not None
     job = await read_job(tx, actor.tenant, job_id)
-    if cancelled:
+    if asked or cancelled:
         await record(tx, actor, "job.cancel", [str(job_id)])
-    elif job is not None and job.state is not JobState.CANCELLED:
-        raise NotNowError(_why_not_cancelled(job, kinds))
+    elif job is not None and not (job.state is JobState.CANCELLED or job.cancel_requested):
+        raise NotNowError(_why_not_cancelled(job, contracts))
     return job
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -12,6 +12,7 @@ from uuid import UUID
 import uuid_utils.compat
 
 from goodsyard.contracts import Contract
+from goodsyard.run import Run
 
 C_co = TypeVar("C_co", bound=Contract, covariant=True)
 
@@ -26,7 +27,7 @@ class JobState(StrEnum):
     it, or, when its deadline passes with no answer, by the sweeper (waiting, ``lost`` + 1)."""
     RUNNING = "running"
     """External kinds only: a worker calls the provider. Left by its settlement, or, when its lease
-    ends or its process falls silent, by the sweeper."""
+    ends or its process falls silent, by the sweeper. A cancel only asks the run to end."""
     SUCCEEDED = "succeeded"
     """It took effect, in the commit that says so."""
     DEAD = "dead"
@@ -47,12 +48,14 @@ class Job(Generic[C_co]):
         tenant: whose it is.
         age: seconds since it was first started, by the database's clock; 0 at the first start.
         payload: what to do.
+        run: says how far the job is, and hears when it is called off.
     """
 
     id: UUID
     tenant: int
     age: float
     payload: C_co
+    run: Run = field(default_factory=Run, compare=False, repr=False)
 
 
 def new_id() -> UUID:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
@@ -10,10 +10,11 @@ from uuid import UUID
 
 from pydantic import JsonValue
 from sqlalchemy import (
-    Select,
+    ColumnElement,
     TableClause,
     column,
     desc,
+    false,
     literal,
     literal_column,
     select,
@@ -53,7 +54,10 @@ class JobView:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    # With defaults, since copies that an older version has put into Redis lack them.
+    # With defaults: for some minutes Redis has copies that an older version made.
+    fence: int = 0
+    cancel_requested: bool = False
+    """It runs, and was asked to end; one that is over isn't."""
     workflow: UUID | None = None
     waits_for: int = 0
 
@@ -80,18 +84,19 @@ class DeadJob:
 _FIELDS = [field.name for field in fields(JobView)]
 _LIVE = table("job", *map(column, _FIELDS), schema="goodsyard")
 _FINISHED = table("job_done", *map(column, _FIELDS), schema="goodsyard")
-_WHILE_LIVE = {"waits_for": literal(0)}
+_WHILE_LIVE: Mapping[str, ColumnElement[Any]] = {
+    "cancel_requested": false(),
+    "waits_for": literal(0),
+}
 """Columns that only live jobs have, and what they are worth of the others."""
-
-
-def _select(heap: TableClause) -> Select[Any]:  # Any: rows of _FIELDS
-    return select(
-        *(
-            _WHILE_LIVE[name].label(name) if heap is _FINISHED and name in _WHILE_LIVE else of_it
-            for name, of_it in heap.c.items()
-        )
-    )
-
+_COLUMNS: Mapping[TableClause, Sequence[ColumnElement[Any]]] = {
+    _LIVE: [_LIVE.c[name] for name in _FIELDS],
+    _FINISHED: [
+        _WHILE_LIVE[name].label(name) if name in _WHILE_LIVE else _FINISHED.c[name]
+        for name in _FIELDS
+    ],
+}
+"""What a view has of each of the two."""
 
 _ATTEMPTS = text("""
     SELECT attempt, started_at, finished_at, error FROM goodsyard.job_attempt
@@ -118,7 +123,7 @@ async def read_job(tx: AsyncSession, tenant: int, job_id: UUID) -> JobView | Non
     # One statement, one snapshot: a job that is just moving is in one of the two.
     statement = union_all(
         *(
-            _select(heap).where(heap.c.tenant == tenant, heap.c.id == job_id)
+            select(*_COLUMNS[heap]).where(heap.c.tenant == tenant, heap.c.id == job_id)
             for heap in (_LIVE, _FINISHED)
         )
     )
@@ -171,7 +176,7 @@ async def list_jobs(  # noqa: PLR0913 - a filter each
     # Each branch seeks and stops by itself; a limit around the union would read all of both.
     branches = []
     for heap in heaps:
-        branch = _select(heap).where(heap.c.tenant == tenant)
+        branch = select(*_COLUMNS[heap]).where(heap.c.tenant == tenant)
         if state is not None:  # as a parameter, partial indexes would be lost
             branch = branch.where(heap.c.state == literal_column(f"'{state.value}'"))
         if kinds is not None:

@@ -58,6 +58,13 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """It was called off before it took effect, or before it did so again; never to be replayed."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """Nothing automatic may touch it again (``uncertain``: it may have happened): for a person."""
 
@@ -65,4 +72,4 @@ class Dead:
     detail: str
 
 
-Outcome: TypeAlias = Done | Retry | Snooze | Refused | Dead
+Outcome: TypeAlias = Done | Retry | Snooze | Refused | Cancelled | Dead

@@ -8,7 +8,9 @@ from uuid import UUID
 
 from pydantic import JsonValue
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from goodsyard.database import fetch
 
 CANCEL_MINE = """
     gone AS (
@@ -60,6 +62,10 @@ _UNDECIDED = text("""
      WHERE subject = :subject AND kind = :kind AND reason IS DISTINCT FROM 'refused'
 """)
 
+
+_CALLED_OFF = text("""
+    SELECT id FROM goodsyard.job WHERE id = ANY(CAST(:ids AS uuid[])) AND cancel_requested
+""")
 
 _HURRY = text("""
     UPDATE goodsyard.job SET run_at = now()
@@ -114,6 +120,11 @@ async def overdue(
 async def undecided(tx: AsyncSession, subject: UUID, kind: str) -> Sequence[dict[str, JsonValue]]:
     """Return the payloads of jobs of ``kind`` on ``subject`` that may still have an effect."""
     return list(await tx.scalars(_UNDECIDED, {"subject": subject, "kind": kind}))
+
+
+async def called_off(tx: AsyncSession | AsyncConnection, ids: Collection[UUID]) -> set[UUID]:
+    """Return those of the jobs, which run, that were asked to end."""
+    return {job for (job,) in await fetch(tx, _CALLED_OFF, {"ids": list(ids)})}
 
 
 async def hurry(tx: AsyncSession, subjects: Collection[UUID], kind: str) -> None:

@@ -19,7 +19,16 @@ from goodsyard.database import wait_for_answers
 from goodsyard.deaths import Death, OnDeath, unmourned
 from goodsyard.job import JobState
 from goodsyard.limits import penalise_for
-from goodsyard.outcomes import BUSY_SECONDS, Dead, Done, Outcome, Refused, Retry, Snooze
+from goodsyard.outcomes import (
+    BUSY_SECONDS,
+    Cancelled,
+    Dead,
+    Done,
+    Outcome,
+    Refused,
+    Retry,
+    Snooze,
+)
 from goodsyard.scrub import scrub
 from goodsyard.steps import Ends, Held
 from goodsyard.submit import INSERT_STAGED, Staged, as_columns
@@ -41,6 +50,14 @@ _FINISH = f"""
 """  # noqa: S608 - what is put in is the constant above
 _FINISH_ONLY = text(f"WITH {_FINISH}")
 _FINISH_AND_STAGE = text(f"WITH staged AS ({INSERT_STAGED}), {_FINISH}")
+
+_CANCEL = text(f"""
+    WITH gone AS (DELETE FROM goodsyard.job WHERE id = ANY(CAST(:ids AS uuid[])) RETURNING *)
+    INSERT INTO goodsyard.job_done ({_JOB_COLUMNS}, state, error, started_at, finished_at)
+    SELECT {_JOB_COLUMNS}, 'cancelled', c.detail, started_at, clock_timestamp()
+      FROM gone
+      JOIN unnest(CAST(:ids AS uuid[]), CAST(:details AS text[])) AS c(id, detail) USING (id)
+""")  # noqa: S608 - what is put in is the constant above
 
 _PUT_BACK = text("""
     WITH failed AS MATERIALIZED (
@@ -103,14 +120,21 @@ async def settle(
     worker: UUID,
     on_death: OnDeath = unmourned,
 ) -> Settled:
-    """Write the outcomes of locked jobs down: one statement for those done, one for the others."""
+    """Write the outcomes of locked jobs down: one statement for those done, one for the others.
+
+    And one for those called off, if there are any.
+    """
     done = [(job, job.outcome) for job in ended if isinstance(job.outcome, Done)]
-    others = [job for job in ended if not isinstance(job.outcome, Done)]
+    called_off = [(job, job.outcome) for job in ended if isinstance(job.outcome, Cancelled)]
+    others = [job for job in ended if not isinstance(job.outcome, (Done, Cancelled))]
     states = {job.id: JobState.SUCCEEDED for job, _ in done}
     due: frozenset[str] = frozenset()
     held = await _hold(tx, ended)
     if done:
         due = await _finish(tx, done)
+    if called_off:
+        await _cancel(tx, called_off)
+        states |= {job.id: JobState.CANCELLED for job, _ in called_off}
     if others:
         await wait_for_answers(tx)  # it asks for some
         put_back, deaths = await _put_back(tx, others, backoff, worker)
@@ -129,7 +153,7 @@ async def _hold(tx: AsyncSession, ended: Sequence[Ended]) -> dict[UUID, Held]:
     if not workflows:
         return {}
     await wait_for_answers(tx)
-    alone = any(isinstance(job.outcome, Refused) for job in ended)
+    alone = any(isinstance(job.outcome, (Refused, Cancelled)) for job in ended)
     return await steps.hold(tx, workflows, alone=alone)
 
 
@@ -170,6 +194,14 @@ async def _finish(tx: AsyncSession, done: Sequence[tuple[Ended, Done]]) -> froze
     return frozenset(job.contract.kind for job in staged)
 
 
+async def _cancel(tx: AsyncSession, called_off: Sequence[tuple[Ended, Cancelled]]) -> None:
+    parameters = {
+        "ids": [job.id for job, _ in called_off],
+        "details": [_storable(outcome.detail) for _, outcome in called_off],
+    }
+    await tx.execute(_CANCEL, parameters)
+
+
 class _Verdict(NamedTuple):
     """A column set of ``_PUT_BACK``; a ``snooze`` spends no attempt."""
 
@@ -195,8 +227,8 @@ def _verdict(outcome: Outcome, backoff: Backoff, failures: int) -> _Verdict:
             return _Verdict(error=detail, reason="refused")
         case Dead(reason, detail):
             return _Verdict(error=detail, reason=reason)
-        case Done():
-            message = "a job that is done is finished, not put back"
+        case Done() | Cancelled():
+            message = "a job that is over is moved away, not put back"
             raise TypeError(message)
 
 

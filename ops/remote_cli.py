@@ -14,7 +14,7 @@ from ops.errors import CommandError
 if TYPE_CHECKING:
     from ops.remote import Api, Body
 
-jobs = typer.Typer(help="See jobs, cancel those that wait, revive those that are dead.")
+jobs = typer.Typer(help="See jobs, cancel them, revive those that are dead.")
 workflows = typer.Typer(help="See workflows step by step; call one off as a whole.")
 queues = typer.Typer(help="See queues; hold one back and let it go again.")
 schedules = typer.Typer(help="See what is done by the clock; hold it back and let it go again.")
@@ -83,7 +83,7 @@ def retry(  # noqa: PLR0913 - an option each
 
 @jobs.command("cancel")
 def cancel(job: JobId, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
-    """Cancel a job that has not begun."""
+    """Cancel a job: one that waits at once; one that runs is asked to end."""
     _print_one(_open(api, api_key).post(f"/jobs/{job}/cancel"), as_json=as_json)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from goodsyard.execution import is_outage
+from goodsyard.patience import is_outage
 from goodsyard.request_keys import KeyInFlightError
 from producers import problems
 from producers.idempotency import HEADER

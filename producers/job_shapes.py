@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from goodsyard.interventions import MOST_AT_ONCE
 from goodsyard.job import JobState
 from goodsyard.jobs import JobView
+from goodsyard.progress import Progress
 from goodsyard.results import JobReport
 from goodsyard.shared_runs import Unique
 from goodsyard.submit import DEFAULT_PRIORITY
@@ -105,6 +106,7 @@ class JobOut(BaseModel):
     kind: str
     queue: str | None
     state: JobState
+    cancel_requested: bool = Field(description="It runs, and was asked to end.")
     reason: str | None = Field(
         description="Of a dead one: `attempts`, `lost`, `uncertain` or `refused`."
     )
@@ -127,6 +129,14 @@ class JobOut(BaseModel):
     finished_at: datetime | None
 
 
+class ProgressOut(BaseModel):
+    """What a running job last said of itself."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)] = Field(description="How much of it is done.")
+    text: str
+    at: datetime
+
+
 class JobReportOut(JobOut):
     """A job with its runs that did not succeed, oldest first."""
 
@@ -134,6 +144,7 @@ class JobReportOut(JobOut):
     estimated_start: datetime | None = Field(
         description="When its kind's limit may let it start, if it waits for that: an estimate."
     )
+    progress: ProgressOut | None = Field(description="While it runs, if it has said any.")
 
 
 class JobPage(BaseModel):
@@ -198,6 +209,7 @@ def job(view: JobView) -> Document:
         "kind": view.kind,
         "queue": QUEUE_OF.get(view.kind),
         "state": view.state,
+        "cancel_requested": view.cancel_requested,
         "reason": view.reason,
         "error": view.error,
         "priority": view.priority,
@@ -219,9 +231,15 @@ def job(view: JobView) -> Document:
     }
 
 
-def report(found: JobReport) -> Document:
-    """Return a job with its runs that did not succeed."""
+def report(found: JobReport, said: Progress | None) -> Document:
+    """Return a job with its runs that did not succeed, and what it says while it runs."""
     return job(found.job) | {
         "failures": list(found.failures),
         "estimated_start": found.estimated_start,
+        "progress": None if said is None else progress(said),
     }
+
+
+def progress(said: Progress) -> Document:
+    """Return how far a job is."""
+    return {"fraction": said.fraction, "text": said.text, "at": said.at}

@@ -24,6 +24,7 @@ from goodsyard.cache import CacheService
 from goodsyard.database import Sessions, open_engine, session_factory
 from goodsyard.doorbell import Doorbell
 from goodsyard.express import Express
+from goodsyard.progress import ProgressReader
 from goodsyard.results import Results
 from producers.authentication import KeyRing
 from producers.intake import Intake
@@ -53,6 +54,7 @@ class Services:
     intake: Intake
     news: News
     results: Results
+    progress: ProgressReader
     cache: CacheService
     profiles: Profiles
     top_customers: TopCustomers
@@ -85,6 +87,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
     submission = Submission(sessions, bell)
     tokens = Tokens(settings.secret_key)
     limits, results, caching = Breaker("rate limit"), Breaker("results"), Breaker("cache")
+    progress = Breaker("progress")
     cache = CacheService(client, caching)
     services = Services(
         sessions=sessions,
@@ -96,6 +99,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         intake=Intake(submission),
         news=News(client, sessions),
         results=Results(sessions, client, results),
+        progress=ProgressReader(client, progress),
         cache=cache,
         profiles=Profiles(sessions, cache),
         top_customers=TopCustomers(sessions, cache),
@@ -110,7 +114,7 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         events=settings,
         failures_rate=RateLimit(client, "failures", Rate.parse(settings.api_failures_rate), limits),
         sign_in_rate=RateLimit(client, "sign-in", Rate.parse(settings.api_sign_in_rate), limits),
-        metrics=Metrics([limits, results, caching]),
+        metrics=Metrics([limits, results, caching, progress]),
         channels=Channels(settings),
     )
     listening = asyncio.gather(services.news.run(), services.lane.run())

@@ -24,8 +24,13 @@ class Reconcile:
         self._gateway = gateway
 
     async def call(self, job: Job[ReconcilePayments]) -> Statement:
-        """Read what the gateway captured and gave back in the period."""
-        return await self._gateway.statement(_period(job))
+        """Read what the gateway captured and gave back in the period, many pages of it maybe."""
+
+        def turn_page(read: float) -> None:
+            job.run.progress(read, "reading the gateway's charges and refunds")
+            job.run.check()
+
+        return await self._gateway.statement(_period(job), turn_page)
 
     async def settle(
         self, tx: AsyncSession, answered: Sequence[tuple[Job[ReconcilePayments], Statement]]

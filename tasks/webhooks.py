@@ -32,9 +32,9 @@ from commerce.notifications.postman import (
 )
 from goodsyard import recall
 from goodsyard.database import Sessions, in_time
-from goodsyard.execution import is_outage
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome, Refused, Retry, Snooze
+from goodsyard.patience import is_outage
 from goodsyard.turns import Turns
 from tasks.contracts import SendWebhook
 

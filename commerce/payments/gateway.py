@@ -7,7 +7,7 @@ and so is its telemetry.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from itertools import count
@@ -192,15 +192,26 @@ class Gateway:
             dispute="; ".join(f"{d.status}: {d.reason} ({d.id})" for d in disputes) or None,
         )
 
-    async def statement(self, period: Period) -> Statement:
+    async def statement(
+        self, period: Period, on_page: Callable[[float], None] = lambda _: None
+    ) -> Statement:
         """Return all that the gateway captured and gave back in the period or its margins.
+
+        Args:
+            period: when.
+            on_page: is told after each page how much has been read, from 0 to 1. What it raises
+                ends the reading.
 
         Raises:
             stripe.StripeError: the gateway can't be read now.
         """
         since = period.since - Period.MARGIN
-        intents = await self._newest("/v1/payment_intents", until=since)
-        refunds = await self._newest("/v1/refunds", until=since)
+        intents = await self._newest(
+            "/v1/payment_intents", until=since, on_page=lambda read: on_page(read / 2)
+        )
+        refunds = await self._newest(
+            "/v1/refunds", until=since, on_page=lambda read: on_page(0.5 + read / 2)
+        )
         return Statement(
             charges=[charge_of(intent) for intent in intents if intent.status == "succeeded"],
             refunds=[refund_of(refund) for refund in refunds if refund.status in GIVEN_BACK],
@@ -228,6 +239,7 @@ class Gateway:
         *,
         until: datetime | None = None,
         pages: int | None = None,
+        on_page: Callable[[float], None] = lambda _: None,
         **parameters: object,
     ) -> list[Found]:
         """Return what a list holds, newest first, back to a time or over a number of pages."""
@@ -237,7 +249,11 @@ class Gateway:
             page = await self._get(path, limit=100, **parameters, **after)
             found += page.data
             if not page.has_more or (until and found[-1].created < until.timestamp()):
+                on_page(1.0)
                 break
+            if until:
+                newest, oldest = found[0].created, found[-1].created
+                on_page((newest - oldest) / max(newest - until.timestamp(), 1))
         return found
 
     async def _get(self, path: str, **parameters: object) -> Page:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import JsonValue, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,7 +20,7 @@ from goodsyard.job import TERMINAL, JobState
 from goodsyard.jobs import JobView, list_jobs, read_job, states_of
 from goodsyard.shared_runs import Found, Shared, Unique, stage_cached, stage_once
 from goodsyard.submit import Staged, stage_unique
-from producers import job_shapes, problems
+from producers import job_shapes, job_stream, problems
 from producers.answers import JsonAnswer, no_content
 from producers.authentication import Principal, require_scope
 from producers.bodies import JsonRoute
@@ -46,13 +45,13 @@ from producers.job_shapes import (
     RetryIn,
     RetryOut,
 )
+from producers.job_stream import Seen
 from producers.order_shapes import Document, job_href, job_ref
 from producers.pagination import page
 from producers.problems import ProblemError, not_found
 from producers.services import Services, Use
 from producers.succession import stage_behind
 from producers.tracing import trace_context
-from producers.waiting import LOOK_AGAIN_SECONDS
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
@@ -60,9 +59,6 @@ Anybody = Annotated[Principal, require_scope()]
 Reader = Annotated[Principal, require_scope("jobs:read")]
 Admin = Annotated[Principal, require_scope("jobs:admin")]
 Wait = Annotated[float, Query(ge=0, le=30, description="Seconds to wait for the job's end.")]
-
-STREAM_SECONDS = 300.0
-"""How long a stream of events lasts; a browser's EventSource then asks for the next by itself."""
 
 
 @router.post(
@@ -216,10 +212,17 @@ async def read(
 
 
 async def _look(use: Services, tenant: int, job_id: UUID) -> tuple[Document | None, bool]:
+    seen = await _see(use, tenant, job_id)
+    return (None, True) if seen is None else (seen.document, seen.job.state in TERMINAL)
+
+
+async def _see(use: Services, tenant: int, job_id: UUID) -> Seen | None:
     found = await use.results.read(tenant, job_id)
     if found is None:
-        return None, True
-    return job_shapes.report(found), found.job.state in TERMINAL
+        return None
+    is_running = found.job.state is JobState.RUNNING
+    progress = await use.progress.read(job_id, found.job.fence) if is_running else None
+    return Seen(found.job, job_shapes.report(found, progress))
 
 
 @router.get(
@@ -228,13 +231,13 @@ async def _look(use: Services, tenant: int, job_id: UUID) -> tuple[Document | No
     responses={
         200: {
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            "description": "`event: state` with the job, at once and whenever its state changed.",
+            "description": "`event: state` with the job, at once and whenever its state changed;"
+            " `event: progress` with what it says while it runs.",
         },
         204: {"description": "Its end was told before (by `Last-Event-ID`): ask no more."},
     },
 )
 async def follow(
-    request: Request,
     job_id: UUID,
     principal: Reader,
     use: Use,
@@ -246,30 +249,8 @@ async def follow(
         raise not_found(f"job {job_id}")
     if over and last_event_id == document["state"]:
         return no_content()  # to an EventSource it means: don't reconnect
-    events = _events(request, use, principal.tenant, job_id)
+    events = job_stream.events(use.news, job_id, lambda: _see(use, principal.tenant, job_id))
     return StreamingResponse(events, media_type="text/event-stream")
-
-
-async def _events(
-    request: Request, use: Services, tenant: int, job_id: UUID
-) -> AsyncIterator[bytes]:
-    told: object = None
-    with use.news.watch(job_id) as watch:
-        async for document in use.news.looks(
-            request,
-            watch,
-            lambda: _look(use, tenant, job_id),
-            STREAM_SECONDS,
-            every=LOOK_AGAIN_SECONDS,  # a job that begins to run is a state to tell, and no news
-        ):
-            if document is None:
-                return
-            if document["state"] == told:
-                yield b": still there\n\n"  # keeps proxies from closing an idle connection
-                continue
-            told = document["state"]
-            data = orjson.dumps(document, option=orjson.OPT_UTC_Z)
-            yield b"id: %b\nevent: state\ndata: %b\n\n" % (str(told).encode(), data)
 
 
 @router.post(
@@ -278,10 +259,13 @@ async def _events(
     responses=problems.refusals(problems.JOB_STATE),
 )
 async def cancel(job_id: UUID, principal: Admin, use: Use) -> Response:
-    """Call a waiting job of a public kind off; one that is cancelled already is left so."""
+    """Call a job of a public kind off: one that waits at once, one that runs is asked to end.
+
+    It ends where its work can stop without harm, or succeeds: follow it to see which.
+    """
     try:
         async with use.sessions.begin() as tx:
-            job = await interventions.cancel_job(tx, principal.actor, job_id, kinds=PUBLIC)
+            job = await interventions.cancel_job(tx, principal.actor, job_id, contracts=PUBLIC)
     except NotNowError as error:
         raise ProblemError(problems.JOB_STATE, str(error)) from error
     return JsonAnswer(_told(use, job_id, job))

@@ -151,21 +151,17 @@ async def test_a_waiting_job_is_cancelled_and_stays_so(api: Api) -> None:
 
 async def test_what_cannot_be_cancelled_says_why(api: Api) -> None:
     order_job = (await api.submit(order_for(await api.user()))).json()["job"]
-    dead, running, held = (await _dead(api, "a"), await _job(api, "b"), await _job(api, "c"))
-    await _set(api, running["id"], "state = 'running'")
-    async with api.sessions.begin() as worker:
-        lock = "SELECT FROM goodsyard.job WHERE id = :id FOR UPDATE"
-        await worker.execute(text(lock), {"id": UUID(held["id"])})
-        for job, why in (
-            (order_job["id"], "cancel the order"),
-            (dead, "dead"),
-            (running["id"], "worker"),
-            (held["id"], "worker"),
-        ):
-            answer = await api.http.post(f"/v1/jobs/{job}/cancel")
-            assert answer.status_code == 409
-            assert answer.json()["type"] == "/problems/job-state"
-            assert why in answer.json()["detail"]
+    dead, step = await _dead(api, "a"), await _job(api, "b")
+    await _set(api, step["id"], "state = 'running', workflow = uuidv7()")
+    for job, why in (
+        (order_job["id"], "cancel the order"),
+        (dead, "dead"),
+        (step["id"], "cancel the workflow"),
+    ):
+        answer = await api.http.post(f"/v1/jobs/{job}/cancel")
+        assert answer.status_code == 409
+        assert answer.json()["type"] == "/problems/job-state"
+        assert why in answer.json()["detail"]
     assert (await api.http.post(f"/v1/jobs/{uuid4()}/cancel")).status_code == 404
 
 

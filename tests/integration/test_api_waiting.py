@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -241,3 +241,38 @@ async def test_a_stream_tells_each_state_and_ends_with_the_job(api: Api) -> None
     again = await api.http.get(f"{job['href']}/events", headers=headers)
     assert again.status_code == 204
     assert (await api.http.get(f"/v1/jobs/{uuid4()}/events")).status_code == 404
+
+
+@pytest.mark.in_process("looks into the process")
+async def test_who_hangs_up_is_waited_for_no_longer(api: Api) -> None:
+    _, job = await _accepted(api)
+    hung_up, sent = asyncio.Event(), []
+
+    async def receive() -> dict[str, object]:
+        if not received:
+            received.append(True)
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+
+    for path, query in ((job["href"], b"wait=30"), (f"{job['href']}/events", b"")):
+        received: list[bool] = []
+        hung_up.clear()
+        request = api.http.build_request("GET", path)
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "query_string": query,
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "app": api.app,
+        }
+        waiting = asyncio.create_task(api.app(scope, receive, send))
+        await _waiting(api, job["id"])
+        hung_up.set()
+        async with asyncio.timeout(LOOK_AGAIN_SECONDS / 2):
+            await waiting
+        assert api.services.news.waiters == 0

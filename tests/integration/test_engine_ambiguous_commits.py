@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard import database
 from goodsyard.database import open_engine, send_ahead, session_factory
-from goodsyard.execution import is_outage
 from goodsyard.flow import DatabaseHandler
 from goodsyard.job import Job, JobState
 from goodsyard.outcomes import Outcome
+from goodsyard.patience import is_outage
 from tests.askers import Slow, called
 from tests.harness.proxy import Proxy
 from tests.yard import NOTES, Ask, Asker, AskOnce, Note, Yard, note_all, until

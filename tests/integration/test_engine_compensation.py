@@ -17,7 +17,7 @@ from goodsyard.interventions import Actor, NotNowError
 from goodsyard.job import Job, new_id
 from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry
 from goodsyard.settlement import Ended
-from goodsyard.steps import Ends, Followed
+from goodsyard.steps import Followed
 from goodsyard.workflows import ParentError, Step, Workflow
 from tests.askers import Slow, called
 from tests.flows import add, run_due, start, step, waits_for_a_lock
@@ -134,7 +134,7 @@ async def test_a_step_is_not_cancelled_alone(yard: Yard) -> None:
     for job in flow.jobs.values():
         with pytest.raises(NotNowError, match="cancel the workflow"):
             async with yard.sessions.begin() as tx:
-                await interventions.cancel_job(tx, ANN, job, kinds=[Note.kind])
+                await interventions.cancel_job(tx, ANN, job, contracts={Note.kind: Note})
 
 
 async def test_a_chunk_that_ends_after_the_cancel_is_undone_at_once(yard: Yard) -> None:
@@ -250,9 +250,9 @@ async def test_a_step_that_was_being_dispatched_at_the_cancel_is_not_to_be_run(
         dispatching = "UPDATE goodsyard.job SET state = 'dispatched', fence = 1 WHERE true"
         await relay.execute(text(dispatching))
         await cancel(yard, flow)
-    async with yard.sessions.begin() as tx:
-        (claimed,) = await claims.lock_dispatched(tx, Note.kind, [(flow.jobs["a"], 1)])
-    assert claimed.cancel_requested
+    await yard.run(NOTES, [(flow.jobs["a"], 1)])
+    assert await states(yard, flow) == {"a": "cancelled"}
+    assert await yard.notes() == []
 
 
 @pytest.mark.parametrize("outcome", [Refused("no mailbox"), Dead("attempts", "no")])
@@ -307,20 +307,36 @@ async def test_a_step_whose_day_was_dropped_is_undone_all_the_same(yard: Yard) -
     assert await run_due(yard) == ["undo b", "undo a"]
 
 
-async def test_a_step_that_was_called_off_before_it_became_one_abandons_its_workflow(
+async def test_a_call_that_was_called_off_before_it_became_a_step_abandons_its_workflow(
     yard: Yard,
 ) -> None:
-    flow = await start(yard, step("a", undo="undo a"), step("b", "a"), step("c", "b"))
-    await yard.run(NOTES, await yard.dispatch())
+    class Heeding(Slow):
+        async def call(self, job: Job[Ask]) -> str:
+            await super().call(job)
+            raise TimeoutError
+
+    asker = Heeding()
+    deliveries = await yard.deliver(Ask(line="a"))
+    parent = deliveries[0][0]
+    running = asyncio.create_task(yard.run(asker, deliveries))
+    await until(lambda: called(asker), "the call")
     async with yard.sessions.begin() as tx:
-        held = await steps.hold(tx, [flow.id], alone=True)
-        ends = Ends(cancelled={flow.jobs["b"]: flow.id})
-        followed = await steps.follow(tx, held, ends)
-        again = await steps.abandon(tx, [flow.id], steps.REFUSED)
-    assert set(followed.called_off) == {flow.jobs["b"], flow.jobs["c"]}
-    assert again == Followed(frozenset())
-    ((reason,),) = await yard.sql("SELECT reason FROM goodsyard.workflow WHERE undoes IS NULL")
+        await interventions.cancel_job(tx, ANN, parent, contracts={Ask.kind: Ask})
+    child = await add(yard, parent)
+    asker.may_answer.set()
+    await running
+    assert await yard.states([parent, child]) == ["cancelled", "cancelled"]
+    ((reason,),) = await yard.sql("SELECT reason FROM goodsyard.workflow")
     assert reason == "cancelled"
+
+
+async def test_a_workflow_is_abandoned_once(yard: Yard) -> None:
+    flow = await start(yard, step("a", undo="undo a"), step("b", "a"))
+    await yard.run(NOTES, await yard.dispatch())
+    await cancel(yard, flow)
+    async with yard.sessions.begin() as tx:
+        await steps.hold(tx, [flow.id], alone=True)
+        assert await steps.abandon(tx, [flow.id], steps.REFUSED) == Followed(frozenset())
     assert await run_due(yard) == ["undo a"]
 
 

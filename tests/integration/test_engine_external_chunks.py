@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import calls_out, claims, execution
+from goodsyard import calling, calls_out, claims
 from goodsyard.claims import Claimed
 from goodsyard.flow import ExternalHandler
 from goodsyard.job import Job, JobState
@@ -43,7 +43,7 @@ async def test_a_call_that_is_cancelled_under_us_does_not_touch_its_neighbours(y
 async def test_a_call_that_hangs_is_given_up_and_does_not_hold_its_neighbours_back(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(calling, "CALL_SECONDS", 0.5)
     answered_first: list[str] = []
 
     class Hangs(Picky):

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import execution
+from goodsyard import patience
 from goodsyard.flow import DatabaseHandler
 from goodsyard.job import Job, JobState, new_id
 from goodsyard.outcomes import Dead, Done, Outcome, Refused, Retry, Snooze
@@ -215,7 +215,7 @@ async def test_an_error_is_recorded_whatever_is_in_it(yard: Yard, error: str) ->
 async def test_while_postgres_stays_away_a_chunk_is_given_up_and_nothing_is_lost(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.2)
 
     async def run(chunk: Sequence[Job[Note]], tx: AsyncSession) -> Sequence[Outcome]:
         await tx.execute(text(RAISE.format("57P01")))

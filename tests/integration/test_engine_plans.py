@@ -12,10 +12,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from goodsyard import claims, dispatch, interventions, jobs, recall, settlement, sweeper
-from goodsyard.contracts import Backoff
+from goodsyard.contracts import Backoff, Contract
 from goodsyard.database import Sessions, open_engine, session_factory
 from goodsyard.interventions import Actor
-from goodsyard.outcomes import Done, Outcome, Retry
+from goodsyard.outcomes import Cancelled, Done, Outcome, Retry
 from goodsyard.settlement import Ended
 from goodsyard.submit import Staged, stage
 from tests.conftest import Servers, fresh_database
@@ -53,6 +53,7 @@ OF_WORKERS = {
     "stage_unique",
     "cancel_unstarted",
     "undecided",
+    "called_off",
 }
 OF_RELAYS = {"due_kinds", "a dispatch", "return_overdue", "reset_dispatched"}
 
@@ -81,11 +82,15 @@ async def run_calls(tx: AsyncSession) -> None:
     await claims.lease(tx, Ask.kind, batch, worker=worker, seconds=45)
     await claims.lock_held(tx, batch, worker=worker)
     ours = await claims.lock_running(tx, batch)
-    outcomes = [ended(job, Done()) for job in sorted(ours)]
+    outcomes = [
+        ended(job, Cancelled("no") if number % 2 else Done())
+        for number, job in enumerate(sorted(ours))
+    ]
     await settlement.settle(tx, outcomes, backoff=Backoff(), worker=worker)
 
 
 ACTOR = Actor(TENANT, "ann")
+KINDS: dict[str, type[Contract]] = {Note.kind: Note, Ask.kind: Ask}
 STATEMENTS: dict[str, Statement] = {
     "due_kinds": lambda tx: dispatch.due_kinds(tx, ["test.note", "test.ask", "test.idle"]),
     "a dispatch": dispatch_some,
@@ -97,8 +102,9 @@ STATEMENTS: dict[str, Statement] = {
     "stage_unique": lambda tx: stage(tx, [Staged(TENANT, Note(), unique_key="key 1")]),
     "cancel_unstarted": lambda tx: recall.cancel_unstarted(tx, [uuid4()], Note.kind),
     "overdue": lambda tx: recall.overdue(tx, Note.kind, 3_600, member="line", most=500),
+    "called_off": lambda tx: recall.called_off(tx, [uuid4() for _ in range(200)]),
     "undecided": lambda tx: recall.undecided(tx, uuid4(), Note.kind),
-    "cancel_job": lambda tx: interventions.cancel_job(tx, ACTOR, uuid4(), kinds=[Note.kind]),
+    "cancel_job": lambda tx: interventions.cancel_job(tx, ACTOR, uuid4(), contracts=KINDS),
     "retry_job": lambda tx: interventions.retry_job(tx, ACTOR, uuid4()),
     "find_dead": lambda tx: interventions.find_dead(tx, TENANT),
     "read_job": lambda tx: jobs.read_job(tx, TENANT, uuid4()),

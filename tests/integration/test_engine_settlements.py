@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import execution, sweeper
+from goodsyard import patience, sweeper
 from goodsyard.claims import Delivery
 from goodsyard.job import Job, JobState
 from goodsyard.outcomes import Dead, Done, Outcome, Retry
@@ -168,7 +168,7 @@ async def test_answers_outlive_a_lost_connection_and_call_nobody_again(yard: Yar
 async def test_while_postgres_stays_away_answers_are_given_up_and_the_claim_remains(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.2)
 
     class Away(Asker):
         async def settle(

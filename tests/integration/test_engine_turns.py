@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from goodsyard import execution, turns
+from goodsyard import calling, turns
 from goodsyard.contracts import Policy
 from goodsyard.job import Job
 from tests.askers import PATIENCE
@@ -50,7 +50,7 @@ async def test_no_more_calls_are_out_than_the_provider_takes(yard: Yard) -> None
 async def test_a_calls_time_begins_with_its_turn(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(calling, "CALL_SECONDS", 0.5)
     busy = Busy(0.2)
     deliveries = await yard.deliver(*(AskInTurn(line=str(n)) for n in range(10)))
     await yard.run(busy, deliveries)  # the last of them waited for 0.8 s

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
+from uuid import uuid4
 
 import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 from sqlalchemy.engine import make_url
 
+from goodsyard import doorbell, progress
+from goodsyard.breaker import Breaker
+from goodsyard.progress import Progress, ProgressReader
 from goodsyard.settings import PREFIX
 from tests.conftest import Servers
 from tests.harness.clients import caller, order_of
@@ -60,6 +65,13 @@ def test_with_these_users_an_order_is_paid_and_told(
                 http.get(page).raise_for_status()
     with Redis.from_url(servers.valkey.url, decode_responses=True) as admin:
         assert admin.acl_log() == [], "refused to one of ours"
+
+
+async def test_the_api_may_read_what_a_workers_jobs_say(urls: dict[str, str]) -> None:
+    job, word = uuid4(), Progress(1, 0.4, "counting", datetime.now(UTC))
+    async with doorbell.connect(urls["worker"]) as worker, doorbell.connect(urls["api"]) as api:
+        await progress.say(worker, [(job, word)])
+        assert await ProgressReader(api, Breaker("tests")).read(job, 1) == word
 
 
 @pytest.mark.parametrize("name", ["api", "relay", "worker"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from goodsyard.calling import CALL_SECONDS
 from goodsyard.contracts import Backoff, Effect, Rate
-from goodsyard.execution import CALL_SECONDS, PATIENCE_SECONDS
+from goodsyard.patience import PATIENCE_SECONDS
 from goodsyard.turns import TURN_SECONDS
 from tasks import contracts
 from tasks.contracts import ProcessOrder, SendEmail
