@@ -210,7 +210,7 @@ class Caller:
             answered = [answer for _, answer in held if isinstance(answer, tuple)]
             verdicts = await handler.settle(tx, answered) if answered else ()
             outcomes = merge(handler.contract, [answer for _, answer in held], verdicts)
-            claimed = [row._replace(cancel_requested=ours[row.id]) for row, _ in held]
+            claimed = [row._replace(**ours[row.id]._asdict()) for row, _ in held]
             settled = await self._endings.settle(tx, handler.contract, claimed, outcomes)
             failpoint("before_commit")
         failpoint("after_commit")

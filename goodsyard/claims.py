@@ -19,6 +19,7 @@ from goodsyard.database import fetch
 from goodsyard.job import Job
 from goodsyard.outcomes import Cancelled, Outcome, Refused, Snooze
 from goodsyard.run import Run
+from goodsyard.steps import CALLED_OFF
 
 Delivery: TypeAlias = tuple[UUID, int]
 """A job's id and the fence it was dispatched under."""
@@ -92,9 +93,16 @@ class Claimed(NamedTuple):
         return Snooze(self.run_at)
 
 
-_COLUMNS = """
+class Leased(NamedTuple):
+    """What may have been written to a job's row since it was claimed."""
+
+    cancel_requested: bool
+    workflow: UUID | None
+
+
+_COLUMNS = f"""
            j.id, j.fence, j.tenant, j.version, j.attempts, j.subject, j.trace_context, j.run_at,
-           j.workflow, j.cancel_requested,
+           j.workflow, j.cancel_requested OR {CALLED_OFF} AS cancel_requested,
            extract(epoch FROM j.start_by - clock_timestamp())::float8 AS start_in,
            extract(epoch FROM now() - coalesce(j.started_at, now()))::float8 AS age, j.payload"""
 
@@ -133,7 +141,7 @@ _LEASE = text(f"""
 """)  # noqa: S608 - what is put in is the constant above
 
 _LOCK_RUNNING = text("""
-    SELECT j.id, j.cancel_requested
+    SELECT j.id, j.cancel_requested, j.workflow
       FROM goodsyard.job j
       JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[])) AS m(id, fence) USING (id, fence)
      WHERE CAST(j.state AS text) = 'running'
@@ -242,14 +250,14 @@ async def _take(
     return claimed
 
 
-async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> dict[UUID, bool]:
-    """Lock the leased jobs that are still ours; return whether each was called off meanwhile.
+async def lock_running(tx: AsyncSession, deliveries: Sequence[Delivery]) -> dict[UUID, Leased]:
+    """Lock the leased jobs that are still ours; return what was written to each meanwhile.
 
     A missing one was taken back when its lease ended, and its answer must be dropped: whoever has
     it now repeats the same call under the same key.
     """
     rows = await fetch(tx, _LOCK_RUNNING, _parameters(deliveries))
-    return {row[0]: row[1] for row in rows}
+    return {row[0]: Leased(*row[1:]) for row in rows}
 
 
 async def lock_held(

@@ -55,6 +55,7 @@ class Endings:
                 row.subject,
                 row.trace_context,
                 _final(outcome) if row.cancel_requested else outcome,
+                row.workflow,
             )
             for row, outcome in zip(claimed, outcomes, strict=True)
         ]

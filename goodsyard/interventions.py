@@ -11,10 +11,12 @@ from pydantic import JsonValue
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from goodsyard import steps
 from goodsyard.contracts import Contract, Effect
 from goodsyard.job import JobState
 from goodsyard.jobs import JobView, read_job
 from goodsyard.recall import CANCEL_MINE
+from goodsyard.steps import CALLED_OFF, Followed
 
 MOST_AT_ONCE = 1_000
 """Dead jobs one call revives: a statement of some 50 ms."""
@@ -55,7 +57,7 @@ _CANCEL = text(f"""
     WITH mine AS MATERIALIZED (
         SELECT id FROM goodsyard.job
          WHERE tenant = :tenant AND id = :id AND kind = ANY(CAST(:kinds AS text[]))
-           AND state IN ('waiting', 'dispatched')
+           AND state IN ('waiting', 'dispatched') AND workflow IS NULL
            FOR UPDATE SKIP LOCKED),
     {CANCEL_MINE}
 """)  # noqa: S608 - what is put in is a constant
@@ -63,12 +65,13 @@ _CANCEL = text(f"""
 # The fence stays: a message of the job's former life must never match. So does the first start:
 # what may have reached a provider once can't be un-started, and its key ages from then. A twin that
 # is live (or dead and younger) holds the unique key, so its older brothers stay dead.
-_REVIVE = text("""
+_REVIVE = text(f"""
     UPDATE goodsyard.job j
        SET state = 'waiting', attempts = 0, lost = 0, run_at = now(), deadline = NULL,
            claimed_by = NULL, reason = NULL, error = NULL, finished_at = NULL,
            cancel_requested = false
      WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.tenant = :tenant AND j.state = 'dead'
+       AND NOT {CALLED_OFF}
        AND (j.unique_key IS NULL OR NOT EXISTS (
             SELECT FROM goodsyard.job twin
              WHERE twin.tenant = j.tenant AND twin.kind = j.kind
@@ -76,7 +79,7 @@ _REVIVE = text("""
                AND (twin.state IN ('waiting', 'dispatched', 'running')
                     OR (twin.id > j.id AND twin.id = ANY(CAST(:ids AS uuid[]))))))
     RETURNING j.id, j.kind
-""")
+""")  # noqa: S608 - what is put in is a constant
 
 _FIND_DEAD = text("""
     SELECT id FROM goodsyard.job
@@ -85,6 +88,8 @@ _FIND_DEAD = text("""
        AND (CAST(:reason AS text) IS NULL OR reason = CAST(:reason AS text))
      ORDER BY id LIMIT :most
 """)
+
+_HAS_LIVE = text("SELECT EXISTS (SELECT FROM goodsyard.job WHERE workflow = :workflow)")
 
 _PAUSE = text("UPDATE goodsyard.queue SET paused = :paused WHERE name = :name RETURNING name")
 
@@ -114,7 +119,8 @@ async def cancel_job(
         The job as it is now, or ``None`` if there is no such job.
 
     Raises:
-        NotNowError: it is over, or of another kind, or a database kind's chunk holds it.
+        NotNowError: it is over, of another kind, or a step of a workflow, or a database kind's
+            chunk holds it.
     """
     external = [kind for kind, one in contracts.items() if one.effect is Effect.EXTERNAL]
     parameters = {"tenant": actor.tenant, "id": job_id, "kinds": list(contracts)}
@@ -131,6 +137,8 @@ async def cancel_job(
 def _why_not_cancelled(job: JobView, kinds: Collection[str]) -> str:
     if job.state in {JobState.SUCCEEDED, JobState.DEAD}:
         return f"It is {job.state} already; nothing is left to call off."
+    if job.workflow is not None:
+        return f"It is a step of workflow {job.workflow}: cancel the workflow."
     if job.kind not in kinds:
         return (
             f"{job.kind} is a step of an order or a payment, which would be left half done: "
@@ -146,17 +154,21 @@ async def retry_job(tx: AsyncSession, actor: Actor, job_id: UUID) -> JobView | N
         The job as it is now, or ``None`` if there is no such job.
 
     Raises:
-        NotNowError: it isn't dead, or a live job holds its unique key.
+        NotNowError: it isn't dead, a live job holds its unique key, or its workflow was abandoned.
     """
     revived = await retry_jobs(tx, actor, [job_id])
     job = await read_job(tx, actor.tenant, job_id)
     if job is not None and not revived:
-        raise NotNowError(
-            f"Another job with its unique key {job.unique_key!r} is live; wait for that one's end."
-            if job.state is JobState.DEAD
-            else f"It is {job.state}; only a dead job is retried."
-        )
+        raise NotNowError(_why_not_retried(job))
     return job
+
+
+def _why_not_retried(job: JobView) -> str:
+    if job.state is not JobState.DEAD:
+        return f"It is {job.state}; only a dead job is retried."
+    if job.unique_key is None:
+        return f"Its workflow {job.workflow} was abandoned; nothing of it is carried out any more."
+    return f"Another job with its unique key {job.unique_key!r} is live; wait for that one's end."
 
 
 async def retry_jobs(tx: AsyncSession, actor: Actor, ids: Sequence[UUID]) -> list[Revived]:
@@ -165,6 +177,37 @@ async def retry_jobs(tx: AsyncSession, actor: Actor, ids: Sequence[UUID]) -> lis
     revived = [Revived(*row) for row in rows]
     await record(tx, actor, "job.retry", [str(job.id) for job in revived])
     return revived
+
+
+async def cancel_workflow(tx: AsyncSession, actor: Actor, workflow: UUID) -> Followed | None:
+    """Abandon a workflow that isn't over: see ``goodsyard.steps.abandon``.
+
+    Asked again, it calls off what was being changed by somebody else the first time.
+
+    Args:
+        tx: the transaction; the caller commits and then rings.
+        actor: who asks; another tenant's workflow is as good as absent.
+        workflow: its id.
+
+    Returns:
+        What followed, or ``None`` if there is no such workflow.
+
+    Raises:
+        NotNowError: every step has succeeded, or it makes up for another one.
+    """
+    held = (await steps.hold(tx, [workflow], alone=True)).get(workflow)
+    if held is None or held.tenant != actor.tenant:
+        return None
+    if held.undoes is not None:
+        raise NotNowError(
+            f"It makes up for workflow {held.undoes}; that would be left half undone."
+        )
+    if held.abandoned:
+        return Followed(frozenset(), await steps.call_off(tx, [workflow]))
+    if not await tx.scalar(_HAS_LIVE, {"workflow": workflow}):
+        raise NotNowError("Every step has succeeded; nothing is left to call off.")
+    await record(tx, actor, "workflow.cancel", [str(workflow)])
+    return await steps.abandon(tx, [workflow], steps.CANCELLED)
 
 
 async def find_dead(

@@ -15,6 +15,7 @@ from sqlalchemy import (
     column,
     desc,
     false,
+    literal,
     literal_column,
     select,
     table,
@@ -57,6 +58,8 @@ class JobView:
     fence: int = 0
     cancel_requested: bool = False
     """It runs, and was asked to end; one that is over isn't."""
+    workflow: UUID | None = None
+    waits_for: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,17 @@ class DeadJob:
 _FIELDS = [field.name for field in fields(JobView)]
 _LIVE = table("job", *map(column, _FIELDS), schema="goodsyard")
 _FINISHED = table("job_done", *map(column, _FIELDS), schema="goodsyard")
+_WHILE_LIVE: Mapping[str, ColumnElement[Any]] = {
+    "cancel_requested": false(),
+    "waits_for": literal(0),
+}
+"""Columns that only live jobs have, and what they are worth of the others."""
 _COLUMNS: Mapping[TableClause, Sequence[ColumnElement[Any]]] = {
-    heap: [
-        false().label(name) if heap is _FINISHED and name == "cancel_requested" else heap.c[name]
+    _LIVE: [_LIVE.c[name] for name in _FIELDS],
+    _FINISHED: [
+        _WHILE_LIVE[name].label(name) if name in _WHILE_LIVE else _FINISHED.c[name]
         for name in _FIELDS
-    ]
-    for heap in (_LIVE, _FINISHED)
+    ],
 }
 """What a view has of each of the two."""
 

@@ -34,7 +34,7 @@ _CANCEL_UNSTARTED = text(f"""
     WITH mine AS MATERIALIZED (
         SELECT id FROM goodsyard.job
          WHERE subject = ANY(CAST(:subjects AS uuid[])) AND kind = :kind AND started_at IS NULL
-           AND state IN ('waiting', 'dispatched', 'dead')
+           AND state IN ('waiting', 'dispatched', 'dead') AND workflow IS NULL
            FOR UPDATE SKIP LOCKED),
     {CANCEL_MINE}
 """)  # noqa: S608 - what is put in is the constant above
@@ -91,7 +91,8 @@ async def cancel_unstarted(tx: AsyncSession, subjects: Collection[UUID], kind: s
     """Cancel jobs of ``kind`` on ``subjects`` that have not begun, and return whose they were.
 
     The caller holds the lock on each subject that a chunk takes after its jobs: the job of one that
-    isn't returned is either over or waits for that lock right now.
+    isn't returned is either over or waits for that lock right now, or is a step of a workflow,
+    which isn't taken from among the others and finds out under that lock in its turn.
     """
     rows = await tx.execute(_CANCEL_UNSTARTED, {"subjects": list(subjects), "kind": kind})
     return {row.subject for row in rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from goodsyard import steps
 from goodsyard.contracts import Backoff
 from goodsyard.database import wait_for_answers
 from goodsyard.deaths import Death, OnDeath, unmourned
@@ -29,6 +30,7 @@ from goodsyard.outcomes import (
     Snooze,
 )
 from goodsyard.scrub import scrub
+from goodsyard.steps import Ends, Held
 from goodsyard.submit import INSERT_STAGED, Staged, as_columns
 
 ERROR_LENGTH = 2_000
@@ -99,6 +101,7 @@ class Ended(NamedTuple):
     subject: UUID | None
     trace_context: str | None
     outcome: Outcome
+    workflow: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ async def settle(
     others = [job for job in ended if not isinstance(job.outcome, (Done, Cancelled))]
     states = {job.id: JobState.SUCCEEDED for job, _ in done}
     due: frozenset[str] = frozenset()
+    held = await _hold(tx, ended)
     if done:
         due = await _finish(tx, done)
     if called_off:
@@ -137,7 +141,37 @@ async def settle(
         states |= put_back
         if deaths:
             await on_death(tx, deaths)
+    if held:
+        followed = await steps.follow(tx, held, _ends(ended, states))
+        due |= followed.due
+        states |= dict.fromkeys(followed.called_off, JobState.CANCELLED)
     return Settled(states, due)
+
+
+async def _hold(tx: AsyncSession, ended: Sequence[Ended]) -> dict[UUID, Held]:
+    workflows = {job.workflow for job in ended if job.workflow is not None}
+    if not workflows:
+        return {}
+    await wait_for_answers(tx)
+    alone = any(isinstance(job.outcome, (Refused, Cancelled)) for job in ended)
+    return await steps.hold(tx, workflows, alone=alone)
+
+
+def _ends(ended: Sequence[Ended], states: Mapping[UUID, JobState]) -> Ends:
+    ends = Ends()
+    for job in ended:
+        if job.workflow is not None and job.id in states:
+            match states[job.id], job.outcome:
+                case JobState.SUCCEEDED, _:
+                    alike = ends.done
+                case JobState.CANCELLED, _:
+                    alike = ends.cancelled
+                case _, Refused():
+                    alike = ends.refused
+                case _:
+                    alike = ends.others
+            alike[job.id] = job.workflow
+    return ends
 
 
 async def _finish(tx: AsyncSession, done: Sequence[tuple[Ended, Done]]) -> frozenset[str]:

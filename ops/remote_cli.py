@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ops.remote import Api, Body
 
 jobs = typer.Typer(help="See jobs, cancel them, revive those that are dead.")
+workflows = typer.Typer(help="See workflows step by step; call one off as a whole.")
 queues = typer.Typer(help="See queues; hold one back and let it go again.")
 schedules = typer.Typer(help="See what is done by the clock; hold it back and let it go again.")
 cache = typer.Typer(help="Forget results that stand for later requests.")
@@ -26,6 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
 Kind = Annotated[str | None, typer.Option(help="Of this kind only, as orders.process.")]
 Queue = Annotated[str | None, typer.Option(help="Of this queue only.")]
+WorkflowId = Annotated[str, typer.Argument(metavar="WORKFLOW", help="The id of a workflow.")]
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
@@ -83,6 +85,42 @@ def retry(  # noqa: PLR0913 - an option each
 def cancel(job: JobId, *, api: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Cancel a job: one that waits at once; one that runs is asked to end."""
     _print_one(_open(api, api_key).post(f"/jobs/{job}/cancel"), as_json=as_json)
+
+
+@workflows.command("list")
+def list_workflows(
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="At most as many.")] = 50,
+    api: Url = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List workflows, the newest first."""
+    found = [*_open(api, api_key).entries("/workflows", {}, limit)]
+    _print_list(found, ("id", "state", "reason", "undone_by", "created_at"), as_json=as_json)
+
+
+@workflows.command("show")
+def show_workflow(
+    workflow: WorkflowId, *, api: Url = None, api_key: Key = None, as_json: Json = False
+) -> None:
+    """Show a workflow, and each of its steps with its job."""
+    found = _open(api, api_key).get(f"/workflows/{workflow}")
+    if as_json:
+        _print_one(found, as_json=True)
+        return
+    steps = found.pop("steps")
+    _print_one(found, as_json=False)
+    rows = [{**step, "job": step["job"]["id"], "state": step["job"]["state"]} for step in steps]
+    _print_list(rows, ("name", "kind", "job", "state", "waits_for", "undone_by"), as_json=False)
+
+
+@workflows.command("cancel")
+def cancel_workflow(
+    workflow: WorkflowId, *, api: Url = None, api_key: Key = None, as_json: Json = False
+) -> None:
+    """Call off what has not begun, and make up for what took effect."""
+    _print_one(_open(api, api_key).post(f"/workflows/{workflow}/cancel"), as_json=as_json)
 
 
 @queues.command("list")

@@ -25,6 +25,7 @@ _READ, _ADD, _KEEP, _LOCK_AND_DELETE = (
     "SELECT, UPDATE, DELETE",  # FOR UPDATE takes the right to update
 )
 _CHANGE = "SELECT, UPDATE"
+_FORGET = "SELECT, DELETE"
 _ADD_AND_REVOKE = "SELECT, INSERT, UPDATE (revoked_at)"
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 
@@ -50,8 +51,8 @@ PRIVILEGES: Final[Mapping[Role, Mapping[str, str]]] = MappingProxyType(
             "goodsyard.limit_bucket": _ALL,
             "goodsyard.share": _READ,
             "goodsyard.workflow": _KEEP,
-            "goodsyard.dependency": _ALL,
-            "goodsyard.compensation": _ALL,
+            "goodsyard.dependency": _ADD,
+            "goodsyard.step": _KEEP,  # an erasure blanks what would be sent
             "goodsyard.schedule": _KEEP,
             "goodsyard.schedule_tick": _READ,
             "goodsyard.shared_run": _ALL,
@@ -82,11 +83,14 @@ PRIVILEGES: Final[Mapping[Role, Mapping[str, str]]] = MappingProxyType(
             "goodsyard.job_limit": _KEEP,
             "goodsyard.limit_bucket": _ALL,
             "goodsyard.share": _READ,
+            "goodsyard.workflow": _FORGET,
+            "goodsyard.dependency": _FORGET,
+            "goodsyard.step": _FORGET,
             "goodsyard.schedule": _KEEP,
             "goodsyard.schedule_tick": _ALL,
             "goodsyard.shared_run": _LOCK_AND_DELETE,
             "goodsyard.queue": _READ,
-            "goodsyard.worker": "SELECT, DELETE",
+            "goodsyard.worker": _FORGET,
             "commerce.orders": _READ,
             "commerce.payment": _READ,
             "commerce.webhook_endpoint": _READ,
@@ -98,9 +102,9 @@ PRIVILEGES: Final[Mapping[Role, Mapping[str, str]]] = MappingProxyType(
             "goodsyard.job_attempt": _ADD,
             "goodsyard.job_limit": _KEEP,  # a provider that answers 429 is left alone
             "goodsyard.limit_bucket": _KEEP,
-            "goodsyard.workflow": _CHANGE,
-            "goodsyard.dependency": _ALL,
-            "goodsyard.compensation": _LOCK_AND_DELETE,
+            "goodsyard.workflow": _KEEP,
+            "goodsyard.dependency": _ADD,
+            "goodsyard.step": _CHANGE,
             "goodsyard.shared_run": _LOCK_AND_DELETE,
             "goodsyard.queue": _READ,
             "goodsyard.worker": _ALL,

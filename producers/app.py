@@ -32,6 +32,7 @@ from producers.routes import (
     users,
     users_bulk,
     webhook_endpoints,
+    workflows,
 )
 from producers.services import open_services
 from producers.settings import ApiSettings
@@ -43,6 +44,7 @@ _ROUTERS = (
     ledger.router,
     gateway_events.router,
     jobs.router,
+    workflows.router,
     jobs_bulk.router,
     cache.router,
     users.router,

@@ -23,6 +23,7 @@ from goodsyard.progress import Progress
 from goodsyard.results import JobReport
 from goodsyard.shared_runs import Unique
 from goodsyard.submit import DEFAULT_PRIORITY
+from goodsyard.workflows import MOST_PARENTS
 from producers.bodies import FreeForm, Moment
 from producers.order_shapes import Document, JobRef, job_href
 from producers.pagination import PageQuery
@@ -58,6 +59,10 @@ class JobIn(BaseModel):
     )
     unique_key: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")] | None = Field(
         default=None, description="While a job of this kind and key is live, it is the answer."
+    )
+    after: Annotated[list[UUID], Field(max_length=MOST_PARENTS)] = Field(
+        default_factory=list,
+        description="Jobs that have to succeed first, all of public kinds; without `unique_key`.",
     )
     unique_states: Annotated[frozenset[Ended], Field(min_length=1)] | None = Field(
         default=None,
@@ -115,6 +120,8 @@ class JobOut(BaseModel):
     parent: UUID | None = Field(description="The job that staged it.")
     unique_key: str | None
     trace_context: str | None
+    workflow: UUID | None = Field(description="What it is a step of.")
+    waits_for: int = Field(description="How many other jobs have to succeed first.")
     payload: dict[str, JsonValue]
     result: dict[str, JsonValue] | None
     created_at: datetime
@@ -214,6 +221,8 @@ def job(view: JobView) -> Document:
         "parent": view.parent_id,
         "unique_key": view.unique_key,
         "trace_context": view.trace_context,
+        "workflow": view.workflow,
+        "waits_for": view.waits_for,
         "payload": view.payload,
         "result": view.result,
         "created_at": view.created_at,

@@ -165,6 +165,12 @@ TOO_MANY_ENDPOINTS = _define(
 JOB_STATE = _define(
     "job-state", 409, "The job's state forbids it", "The detail says which state would allow it."
 )
+WORKFLOW_STATE = _define(
+    "workflow-state",
+    409,
+    "The workflow's state forbids it",
+    "The detail says why, and what would be possible.",
+)
 ORDER_STATE = _define(
     "order-state", 409, "The order's state forbids it", "The detail says what is possible."
 )
@@ -201,7 +207,7 @@ BODY_TOO_LARGE = _define(
     413,
     "The body is too large",
     "Bodies are limited to 64 KiB; those of bulks to 4 MiB and 1,000 orders or users, or to 16 MiB "
-    "and 10,000 jobs.",
+    "and 10,000 jobs; workflows to 4 MiB and 1,000 steps.",
 )
 UNSUPPORTED_MEDIA_TYPE = _define(
     "unsupported-media-type",

@@ -11,11 +11,15 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from goodsyard import steps
 from goodsyard.recall import CANCEL_MINE
 from tasks.contracts import SendEmail
 
 NOBODY: Final = "erased@erased.invalid"
 """Whom a blanked mail is to: no mail ever gets there (RFC 2606, section 2)."""
+
+ERASED: Final = "erased"
+"""Why a workflow is abandoned of which a mail was called off."""
 
 # Named in the text, not bound: only so does the planner know that the partial index is meant.
 _TO_THEM = f"""
@@ -43,10 +47,12 @@ _BLANK = text(f"""
 """)  # noqa: S608 - the same
 
 
+_STEPS = text(f"""
+    SELECT id, workflow FROM goodsyard.job WHERE {_TO_THEM} AND workflow IS NOT NULL
+""")  # noqa: S608 - the same
+
 _NEVER_SEND = text(f"""
-    DELETE FROM goodsyard.compensation c USING goodsyard.workflow w
-     WHERE w.id = c.workflow AND w.tenant = :tenant AND c.kind = '{SendEmail.kind}'
-       AND lower(c.payload ->> 'to') = lower(:address)
+    UPDATE goodsyard.step SET kind = NULL, payload = NULL WHERE {_TO_THEM}
 """)  # noqa: S608 - the same
 
 
@@ -57,6 +63,8 @@ class MailUnderWayError(Exception):
 async def forget_mails(tx: AsyncSession, tenant: int, address: str) -> None:
     """Call off the tenant's mails to ``address``, and blank those that are over.
 
+    A workflow of which one was a step can't succeed any more: it is abandoned.
+
     Args:
         tx: the transaction that erases whose address it is; the caller commits.
         tenant: whose mails.
@@ -66,8 +74,16 @@ async def forget_mails(tx: AsyncSession, tenant: int, address: str) -> None:
         MailUnderWayError: one is being sent. The transaction is to be rolled back.
     """
     whose = {"tenant": tenant, "address": address}
-    await tx.execute(_CALL_OFF, whose)
+    steps_of = {row.id: row.workflow for row in await tx.execute(_STEPS, whose)}
+    if steps_of:
+        # First of all: who holds a workflow alone has none of its rows locked yet.
+        await steps.hold(tx, steps_of.values(), alone=True)
     await tx.execute(_NEVER_SEND, whose)
+    if steps_of:
+        await steps.abandon(tx, set(steps_of.values()), ERASED)
+    called_off = set(await tx.scalars(_CALL_OFF, whose))
+    if undoing := steps_of.keys() & called_off:
+        await steps.release(tx, {job: steps_of[job] for job in undoing})
     if await tx.scalar(_UNDER_WAY, whose):
         raise MailUnderWayError
     await tx.execute(_BLANK, whose)

@@ -216,4 +216,6 @@ class Sweep:
             await forget_ticks(tx)
             await shared_runs.forget_expired(tx)
         async with self._sessions.begin() as tx:
+            await maintenance.forget_workflows(tx)
+        async with self._sessions.begin() as tx:
             await maintenance.make_partitions(tx)

@@ -50,6 +50,7 @@ from producers.order_shapes import Document, job_href, job_ref
 from producers.pagination import page
 from producers.problems import ProblemError, not_found
 from producers.services import Services, Use
+from producers.succession import stage_behind
 from producers.tracing import trace_context
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
@@ -82,6 +83,11 @@ async def submit(
         unique_key=body.unique_key,
         trace_context=trace_context(request),
     )
+    if body.after:
+        # A run of its own: what others share has none to wait for.
+        job, state, repeated = await stage_behind(use, key, staged, _parents(body))
+        use.doorbell.ring(due=[body.kind])
+        return _accepted(job, state, REPLAYED if repeated else {})
     alone = body.unique_key is None and not _shares(staged)
     if alone and await stage_under_key(use.accepting, use.doorbell, use.lane, key, staged):
         return _accepted(staged.id, JobState.WAITING, {})
@@ -136,6 +142,13 @@ def _cache_status(shared: Shared) -> str:
             return "goodsyard; fwd=miss; collapsed"
         case Found.HIT | Found.STALE:
             return f"goodsyard; hit; ttl={math.floor(shared.fresh_for or 0)}"
+
+
+def _parents(body: JobIn) -> list[UUID]:
+    if body.unique_key is not None:
+        detail = "A job that waits for others is a job of its own: it takes no unique_key"
+        raise problems.validation([{"pointer": "#/unique_key", "detail": detail}])
+    return list(dict.fromkeys(body.after))
 
 
 def _payload(contract: type[Contract], body: JobIn) -> Contract:

@@ -189,12 +189,14 @@ class _Reader:
         if contract is None:
             raise not_found(f"public kind {job.kind}; there are {', '.join(sorted(PUBLIC))}")
         self._principal.require(submit_scope(job.kind))
-        if contract.policy.cache is not None:
-            alone = "Jobs of this kind share their runs: hand them in one by one"
-            raise problems.validation([{"pointer": "#/kind", "detail": alone}])
-        if job.unique is not None:
-            alone = "In a bulk a unique_key is its live job's alone"
-            raise problems.validation([{"pointer": "#/unique_states", "detail": alone}])
+        for name, is_asked_for, why in (
+            ("kind", contract.policy.cache, "Jobs of this kind share their runs"),
+            ("unique_states", job.unique, "In a bulk a unique_key is its live job's alone"),
+            ("after", job.after, "In a bulk no job waits for another"),
+        ):
+            if is_asked_for:
+                detail = f"{why}: hand it in by itself"
+                raise problems.validation([{"pointer": f"#/{name}", "detail": detail}])
         try:
             payload = contract.model_validate(job.payload)
         except ValidationError as error:

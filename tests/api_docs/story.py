@@ -68,6 +68,7 @@ async def tell(story: Story, sandbox: httpx.AsyncClient, gateway_secret: str) ->
     await _payments(story, ada, order, gateway_secret)
     await _ledger(story)
     await _jobs(story)
+    await _workflows(story)
     await _telling(story, sandbox)
     await _operations(story)
     await story.ask("DELETE /v1/users/{user_id}", user_id=ada, note="Her ledger stays.")
@@ -183,6 +184,25 @@ async def _jobs(story: Story) -> None:
     ]
     await story.ask("POST /v1/jobs/bulk", {"jobs": mails}, key="jobs-1")
     await story.ask("POST /v1/cache/invalidate", job)
+
+
+async def _workflows(story: Story) -> None:
+    report = {
+        "kind": "payments.reconcile",
+        "payload": {"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"},
+    }
+    steps = [
+        {"name": "january 1st", **report},
+        {"name": "tell", "after": ["january 1st"], "run_at": "2099-01-01T00:00:00Z", **report},
+    ]
+    path = "/v1/workflows"
+    made = await story.ask(f"POST {path}", {"steps": steps}, key="workflow-1")
+    one = {"workflow_id": made.json()["workflow"]["id"]}
+    circle = [{"name": "a", "after": ["a"], **report}]
+    await story.ask(f"POST {path}", {"steps": circle}, key="workflow-2", note="In a circle:")
+    await story.ask(f"GET {path}/{{workflow_id}}", **one)
+    await story.ask(f"POST {path}/{{workflow_id}}/cancel", **one)
+    await story.ask(f"GET {path}", query={"limit": "1"})
 
 
 async def _telling(story: Story, sandbox: httpx.AsyncClient) -> None:

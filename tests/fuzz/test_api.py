@@ -103,10 +103,14 @@ def _do_business(http: httpx.Client, user: str) -> dict[str, list[str]]:
     ]
     hook = {"url": "https://hooks.example.com/goodsyard", "events": ["order.*"]}
     endpoint = _post(http, "/v1/webhook-endpoints", hook)["id"]
+    mail = {"to": "ann@example.com", "message_subject": "x", "body": "y"}
+    step = {"name": "x", "kind": "notifications.email", "payload": mail}
+    workflow = _post(http, "/v1/workflows", {"steps": [step]})["workflow"]["id"]
     return {
         "users": [user],
         "orders": [paid],
         "jobs": [job],
+        "workflows": [workflow],
         "payments": [payment],
         "accounts": accounts,
         "endpoints": [endpoint],

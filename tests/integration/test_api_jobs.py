@@ -156,7 +156,7 @@ async def test_what_cannot_be_cancelled_says_why(api: Api) -> None:
     for job, why in (
         (order_job["id"], "cancel the order"),
         (dead, "dead"),
-        (step["id"], "worker"),
+        (step["id"], "cancel the workflow"),
     ):
         answer = await api.http.post(f"/v1/jobs/{job}/cancel")
         assert answer.status_code == 409

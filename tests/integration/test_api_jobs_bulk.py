@@ -84,6 +84,15 @@ async def test_a_bad_job_harms_no_other(api: Api) -> None:
     assert (late["run_at"], late["priority"]) == ("2100-01-01T00:00:00Z", 0)
 
 
+async def test_what_is_more_than_a_job_is_handed_in_by_itself(api: Api) -> None:
+    (first,) = await results(api, [mail()], "first")
+    lasting = {"unique_key": "one", "unique_states": ["succeeded"], "unique_period": 60}
+    told = await results(api, [mail(**lasting), mail(after=[first["job"]["id"]]), mail()])
+    assert [one["status"] for one in told] == [422, 422, 202]
+    pointers = [one["problem"]["errors"][0]["pointer"] for one in told[:2]]
+    assert pointers == ["#/jobs/0/unique_states", "#/jobs/1/after"]
+
+
 async def test_a_repeat_is_told_of_the_same_jobs_as_they_are_by_then(api: Api) -> None:
     jobs = [mail(), mail("nobody"), mail(unique_key="one"), mail(unique_key="one")]
     first = await results(api, jobs)

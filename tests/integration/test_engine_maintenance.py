@@ -12,6 +12,7 @@ import pytest
 from goodsyard import maintenance
 from goodsyard.database import Sessions
 from goodsyard.maintenance import DAYS_AHEAD
+from tests.flows import run_due, start, step
 from tests.yard import NOTES, Note, Yard, open_yard
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -92,3 +93,21 @@ async def test_partitions_that_exist_are_left_alone_however_many_make_them(yard:
     assert await partition_of(yard, id_of(TODAY + timedelta(days=5))) == name_of(
         TODAY + timedelta(days=5)
     )
+
+
+async def test_a_workflow_is_forgotten_with_the_last_of_its_jobs(yard: Yard) -> None:
+    flows = [await start(yard, step("a", undo="z"), step("b", "a")) for _ in range(3)]
+    await yard.sql("UPDATE goodsyard.workflow SET created_at = now() - interval '1 month'")
+    kept, waiting, dropped = (list(flow.jobs.values()) for flow in flows)
+    await yard.sql(
+        "UPDATE goodsyard.job SET run_at = now() + interval '1 h' WHERE id = ANY(:ids)", ids=waiting
+    )
+    await run_due(yard)
+    await yard.sql("DELETE FROM goodsyard.job_done WHERE id = ANY(:ids)", ids=[*dropped, kept[0]])
+    async with yard.sessions.begin() as tx:
+        await maintenance.forget_workflows(tx)
+    left = {flow.id for flow in flows[:2]}
+    for table in ("workflow", "step", "dependency"):
+        column = "id" if table == "workflow" else "workflow"
+        rows = await yard.sql(f"SELECT DISTINCT {column} FROM goodsyard.{table}")  # noqa: S608 - ours
+        assert {row[0] for row in rows} == left, table

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from commerce.accounts.scopes import SCOPES
 from goodsyard.submit import Staged, stage
+from goodsyard.workflows import Step, stage_workflow
 from producers.app import create_app
 from producers.settings import ApiSettings
 from tasks.contracts import SendEmail
@@ -31,6 +32,7 @@ CASES = [
     Case("POST /v1/jobs/{job_id}/cancel", "jobs:admin", "job.cancel"),
     Case("POST /v1/jobs/{dead_id}/retry", "jobs:admin", "job.retry"),
     Case("POST /v1/jobs/retry", "jobs:admin", "job.retry", {}),
+    Case("POST /v1/workflows/{workflow_id}/cancel", "jobs:admin", "workflow.cancel"),
     Case("POST /v1/queues/{queue}/pause", "admin", "queue.pause"),
     Case("POST /v1/queues/{queue}/resume", "admin", "queue.resume"),
     Case("PUT /v1/limits/{kind}", "admin", "limit.set", {"rate": "5/second"}),
@@ -88,6 +90,7 @@ EVERYDAY = {
     "POST /v1/transfers",
     "POST /v1/notifications",
     "POST /v1/jobs",
+    "POST /v1/workflows",
     "POST /v1/jobs/bulk",
     "POST /v1/users",
     "POST /v1/users/bulk",
@@ -143,6 +146,7 @@ async def _things(api: Api) -> dict[str, object]:
         tenant: int = (await tx.execute(text("SELECT id FROM commerce.tenant"))).scalar_one()
         waiting, *dead = (Staged(tenant, mail) for _ in range(3))
         await stage(tx, [waiting, *dead])
+        workflow = await stage_workflow(tx, tenant, [Step("mail", mail)])
         await tx.execute(
             text("UPDATE goodsyard.job SET state = 'dead', reason = 'lost' WHERE id = ANY(:ids)"),
             {"ids": [job.id for job in dead]},
@@ -160,6 +164,7 @@ async def _things(api: Api) -> dict[str, object]:
     key = await api.key("orders:read")
     return {
         "job_id": waiting.id,
+        "workflow_id": workflow.id,
         "dead_id": dead[0].id,
         "queue": "orders",
         "schedule": "payments.reconcile-daily",

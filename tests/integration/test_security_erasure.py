@@ -64,9 +64,10 @@ NEVER_THEIRS: Final[Mapping[str, str]] = {
     "goodsyard.limit_bucket.name": "a kind",
     "goodsyard.limit_bucket.key": "what a policy counts by: ids",
     "goodsyard.workflow.reason": "ours",
-    "goodsyard.compensation.kind": "ours",
-    "goodsyard.compensation.limit_key": "what a policy counts by: ids",
-    "goodsyard.compensation.slot_key": "likewise",
+    "goodsyard.step.name": "of a service that hands jobs in",
+    "goodsyard.step.kind": "ours",
+    "goodsyard.step.limit_key": "what a policy counts by: ids",
+    "goodsyard.step.slot_key": "likewise",
     "goodsyard.schedule.name": "ours",
     "goodsyard.schedule_tick.schedule": "ours",
     "goodsyard.shared_run.kind": "ours",
@@ -113,7 +114,7 @@ PLANTED: Final = {
     "goodsyard.job.result",
     "goodsyard.job.error",
     "goodsyard.job_attempt.error",
-    "goodsyard.compensation.payload",
+    "goodsyard.step.payload",
     "commerce.users.email",
     "commerce.users.username",
     "commerce.users.full_name",
@@ -149,9 +150,9 @@ async def plant(api: Api) -> str:
         api,
         "WITH w AS (INSERT INTO goodsyard.workflow (id, tenant)"
         " SELECT id, tenant FROM goodsyard.job WHERE id = :id RETURNING id) "
-        "INSERT INTO goodsyard.compensation"
-        " (job_id, workflow, kind, version, max_attempts, payload)"
-        " SELECT j.id, w.id, j.kind, 1, 1, j.payload FROM goodsyard.job j JOIN w USING (id)",
+        "INSERT INTO goodsyard.step (job_id, workflow, tenant, name, kind, payload)"
+        " SELECT j.id, w.id, j.tenant, 'mail', j.kind, j.payload"
+        " FROM goodsyard.job j JOIN w USING (id)",
         id=waits,
     )
     dead = await notify(api, address.upper(), "dead")
@@ -193,7 +194,7 @@ async def test_who_is_erased_is_in_no_row_of_any_table(api: Api) -> None:
         "goodsyard.job",
         "goodsyard.job_done",
         "goodsyard.job_attempt",
-        "goodsyard.compensation",
+        "goodsyard.step",
         "commerce.users",
         "commerce.orders",
         "commerce.payment",

@@ -11,19 +11,25 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from goodsyard import doorbell, heartbeat
+from goodsyard import doorbell, heartbeat, maintenance
 from goodsyard.database import Sessions, open_engine, session_factory
+from goodsyard.flow import DatabaseHandler
 from goodsyard.heartbeat import Worker
+from goodsyard.interventions import Actor, cancel_workflow
+from goodsyard.job import Job
+from goodsyard.outcomes import Done, Outcome, Refused
 from goodsyard.publisher import Envelope
 from ops import roles
 from ops.errors import CommandError
 from ops.roles import PRIVILEGES, Role
 from tasks.contracts import ALL, QUEUES
+from tests.flows import add, lines_of, start, step
 from tests.harness.logins import login
 from tests.integration.conftest import Api, order_for
 from tests.saga import Sandbox, open_saga
-from tests.yard import Yard
+from tests.yard import TENANT, Note, Yard
 from workers.relay import Relay
 from workers.sweep import Sweep
 
@@ -75,6 +81,34 @@ async def test_with_these_roles_an_order_is_paid(
         order = await api.http.get(accepted.headers["Location"], params={"wait": 30})
         stopping.set()
     assert order.json()["status"] == "paid", order.text
+
+
+async def test_with_these_roles_a_workflow_is_staged_carried_out_abandoned_and_forgotten(
+    yard: Yard, seen_by: Callable[[Role], Sessions]
+) -> None:
+    api, worker = (Yard(seen_by(role), yard.bell) for role in (Role.API, Role.WORKER))
+
+    async def refuse_b(chunk: Sequence[Job[Note]], _: AsyncSession) -> Sequence[Outcome]:
+        return [Refused("no") if job.payload.line == "b" else Done() for job in chunk]
+
+    handler = DatabaseHandler(Note, refuse_b)
+    flow = await start(api, step("a", undo="undo a"), step("b", "a"), step("c", "b"))
+    for step_of in ("a", "b", "undo a"):
+        deliveries = await yard.dispatch()
+        assert await lines_of(yard, [job for job, _ in deliveries]) == [step_of]
+        await worker.run(handler, deliveries)
+    cancelled = await start(api, step("x"))
+    await add(api, cancelled.jobs["x"])
+    async with api.sessions.begin() as tx:
+        followed = await cancel_workflow(tx, Actor(TENANT, "ann"), cancelled.id)
+        assert followed is not None
+        assert len(followed.called_off) == 2
+    await yard.sql("UPDATE goodsyard.workflow SET created_at = now() - interval '1 month'")
+    await yard.sql("DELETE FROM goodsyard.job_done WHERE workflow = :w", w=cancelled.id)
+    async with seen_by(Role.RELAY).begin() as tx:
+        await maintenance.forget_workflows(tx)
+    left = await yard.sql("SELECT id FROM goodsyard.workflow WHERE undoes IS NULL")
+    assert [row.id for row in left] == [flow.id]
 
 
 _NEW_ORDER = """

@@ -74,36 +74,43 @@ WORKFLOWS = """
 CREATE TABLE goodsyard.workflow (
     id           uuid PRIMARY KEY,
     tenant       int NOT NULL,
+    undoes       uuid UNIQUE,            -- the abandoned one whose effects its steps make up for
     abandoned_at timestamptz,            -- cancelled, or refused: what took effect is made up for
     reason       text,
     created_at   timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX workflow_newest ON goodsyard.workflow (tenant, id);
 
--- Who waits for whom: deleted with the success of the one that is waited for.
+-- Who waits for whom, within a workflow. A parent succeeds once and counts then, so the rows stay:
+-- a child finds its parents' results by them.
 CREATE TABLE goodsyard.dependency (
-    parent uuid NOT NULL,
-    child  uuid NOT NULL,
-    PRIMARY KEY (parent, child)
+    workflow uuid NOT NULL,
+    parent   uuid NOT NULL,
+    child    uuid NOT NULL,
+    PRIMARY KEY (workflow, parent, child)
 );
 CREATE INDEX dependency_child ON goodsyard.dependency (child);
 
--- What is run if the job took effect and its workflow is abandoned.
-CREATE TABLE goodsyard.compensation (
+-- What a step is called, and the job that makes up for it if the workflow is abandoned.
+CREATE TABLE goodsyard.step (
     job_id       uuid PRIMARY KEY,
     workflow     uuid NOT NULL,
-    kind         text NOT NULL,
-    version      smallint NOT NULL,
-    max_attempts smallint NOT NULL,
+    tenant       int NOT NULL,
+    name         text NOT NULL,
+    undone_by    uuid,                   -- that job, once it is staged: once
+    kind         text,
+    version      smallint,
+    max_attempts smallint,
     subject      uuid,
-    limit_key    text NOT NULL DEFAULT '',
-    slot_key     text NOT NULL DEFAULT '',
+    limit_key    text,
+    slot_key     text,
     cost         real,
-    payload      jsonb NOT NULL
+    payload      jsonb,
+    CHECK ((kind IS NULL) = (payload IS NULL))
 );
-CREATE INDEX compensation_workflow ON goodsyard.compensation (workflow);
+CREATE INDEX step_workflow ON goodsyard.step (workflow);
 -- The mails to somebody who is erased.
-CREATE INDEX compensation_mail ON goodsyard.compensation (lower(payload ->> 'to'))
+CREATE INDEX step_mail_to ON goodsyard.step (tenant, lower(payload ->> 'to'))
     WHERE kind = 'notifications.email';
 """
 
@@ -140,7 +147,7 @@ CREATE INDEX shared_run_end ON goodsyard.shared_run (keep_until);
 
 BEFORE = """
 DROP TABLE goodsyard.shared_run, goodsyard.schedule_tick, goodsyard.schedule,
-           goodsyard.compensation, goodsyard.dependency, goodsyard.workflow, goodsyard.share;
+           goodsyard.step, goodsyard.dependency, goodsyard.workflow, goodsyard.share;
 
 CREATE TABLE goodsyard.rate (
     name       text PRIMARY KEY,
