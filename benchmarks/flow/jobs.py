@@ -138,8 +138,8 @@ def _handlers(
     gateway: Gateway, mailer: Mailer, webhook: Webhook, channels: Channels | None = None
 ) -> list[Handler]:
     shipped = _shipped(gateway, mailer, webhook, channels)
-    works: list[Handler] = [DatabaseHandler(Work, _work), DatabaseHandler(LongWork, _work_long)]
     calls: list[Handler] = [_Calling(contract, gateway) for contract in CALLS]
+    works: list[Handler] = [DatabaseHandler(Work, _work), DatabaseHandler(LongWork, _work_long)]
     return [*shipped, *works, *calls]
 
 

@@ -90,7 +90,7 @@ def _fairness(result: Result) -> Figure:
     axes.set_xlabel("ms from before the submit to the commit of the effect")
     axes.set_ylabel("% of jobs")
     axes.set_title(f"a job's wait, with {result['backlog']:,} jobs of one tenant waiting")
-    axes.legend(frameon=False, loc="upper left", fontsize=8)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.56, 1.0), fontsize=8)
     return _plain(figure, axes)
 
 

@@ -86,7 +86,11 @@ async def test_a_bad_job_harms_no_other(api: Api) -> None:
 
 async def test_what_is_more_than_a_job_is_handed_in_by_itself(api: Api) -> None:
     (first,) = await results(api, [mail()], "first")
-    lasting = {"unique_key": "one", "unique_states": ["succeeded"], "unique_period": 60}
+    lasting: Document = {
+        "unique_key": "one",
+        "unique_states": ["succeeded"],
+        "unique_period": 60,
+    }
     told = await results(api, [mail(**lasting), mail(after=[first["job"]["id"]]), mail()])
     assert [one["status"] for one in told] == [422, 422, 202]
     pointers = [one["problem"]["errors"][0]["pointer"] for one in told[:2]]
