@@ -7,7 +7,8 @@ claimed comes back by its deadline. Any number of relays may do this at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -51,6 +52,7 @@ class Dispatched(NamedTuple):
     """The database's time of the dispatch, in seconds since 1970."""
     priority: int
     run_at: datetime
+    tenant: int
 
     @property
     def delivery(self) -> Delivery:
@@ -59,14 +61,14 @@ class Dispatched(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one look dispatched, urgent jobs first, then by their time."""
+    """What one look dispatched, as ``in_turn`` has it."""
 
     jobs: list[Dispatched]
     end: Lane | None = None
     """Where the next look should begin, if there were more lanes than one takes in."""
 
 
-DISPATCHED = """id, fence, lost, extract(epoch FROM now())::float8, priority, run_at"""
+DISPATCHED = "id, fence, lost, extract(epoch FROM now())::float8, priority, run_at, tenant"
 
 
 def _dispatching(only: str) -> str:
@@ -170,13 +172,29 @@ async def dispatch(
             {"kind": kind, "most": most - len(jobs), "seconds": DISPATCH_SECONDS}
             | lanes.behind(behind),
         )
-        jobs += [Dispatched(*row[:6]) for row in rows if row[0] is not None]
+        jobs += [Dispatched(*row[:7]) for row in rows if row[0] is not None]
         *_, refill, tenant, limit_key, slot_key = rows[0]
         if not refill:
             break
-    # RETURNING has an order of its own, and the first in the batch are in the first message.
-    jobs.sort(key=attrgetter("priority", "run_at"))
-    return Batch(jobs, None if tenant is None else Lane(tenant, limit_key, slot_key))
+    return Batch(in_turn(jobs), None if tenant is None else Lane(tenant, limit_key, slot_key))
+
+
+def in_turn(jobs: Iterable[Dispatched]) -> list[Dispatched]:
+    """Return a batch as its tenants take turns; the first in it are in the first message.
+
+    Urgent jobs are first. A tenant's others are by priority, then by their time, and spread evenly:
+    one job among another's hundred doesn't wait for those.
+    """
+    in_line = sorted(jobs, key=attrgetter("priority", "run_at"))
+    counts = Counter(job.tenant for job in in_line)
+    if len(counts) <= 1:
+        return in_line
+    taken: Counter[int] = Counter()
+    places: list[tuple[bool, float, int]] = []
+    for place, job in enumerate(in_line):
+        places.append((job.priority != URGENT, taken[job.tenant] / counts[job.tenant], place))
+        taken[job.tenant] += 1
+    return [in_line[place] for *_, place in sorted(places)]
 
 
 async def take_back(tx: AsyncSession, deliveries: Sequence[Delivery]) -> None:

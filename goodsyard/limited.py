@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import attrgetter
 from typing import NamedTuple
 
 from sqlalchemy import text
@@ -25,7 +24,7 @@ from goodsyard import lanes
 from goodsyard.allotment import Allowance, Weighed, allot
 from goodsyard.contracts import Contract
 from goodsyard.database import fetch
-from goodsyard.dispatch import DISPATCH_SECONDS, DISPATCHED, Dispatched
+from goodsyard.dispatch import DISPATCH_SECONDS, DISPATCHED, Dispatched, in_turn
 from goodsyard.lanes import BEGINNING, WITH_LANES, Lane, first_of
 
 LAPSE_SECONDS = 1.0
@@ -79,7 +78,7 @@ _START = text(f"""
            start_by = clock_timestamp() + make_interval(secs => CAST(:lapse_seconds AS float8)),
            deadline = now() + make_interval(secs => :seconds * power(2, least(lost, 6)))
      WHERE id = ANY(ARRAY(SELECT id FROM due))
-    RETURNING {DISPATCHED}, tenant, limit_key, slot_key, coalesce(cost, 1)::float8
+    RETURNING {DISPATCHED}, limit_key, slot_key, coalesce(cost, 1)::float8
 """)  # noqa: S608 - what is put in is SQL of our own
 
 _SPEND = text("""
@@ -92,10 +91,10 @@ _SPEND = text("""
 
 
 class LimitedBatch(NamedTuple):
-    """What was dispatched, urgent jobs first, then by their time.
+    """What was dispatched.
 
     Args:
-        jobs: those.
+        jobs: those, as ``in_turn`` has them.
         held_for: seconds until more may be worth a look, where the limit holds jobs back.
         end: where the next look should begin, if there were more lanes than one takes in.
     """
@@ -190,9 +189,8 @@ async def dispatch(
         jobs += [one.job for one in started]
     if limit.per_second is not None and standing.spent:
         await _spend(tx, contract.kind, standing)
-    jobs.sort(key=attrgetter("priority", "run_at"))
     held_for = standing.held_for(limit.per_second) if len(jobs) < most else None
-    return LimitedBatch(jobs, held_for, standing.end)
+    return LimitedBatch(in_turn(jobs), held_for, standing.end)
 
 
 async def _look(tx: AsyncSession, kind: str, limit: _Limit, behind: Lane) -> _Standing:
@@ -235,7 +233,7 @@ async def _start(
         "seconds": DISPATCH_SECONDS,
     }
     rows = await fetch(tx, _START, parameters)
-    return [_Started(Dispatched(*row[:6]), Lane(*row[6:9]), row[9]) for row in rows]
+    return [_Started(Dispatched(*row[:7]), Lane(*row[6:9]), row[9]) for row in rows]
 
 
 async def _spend(tx: AsyncSession, kind: str, standing: _Standing) -> None:

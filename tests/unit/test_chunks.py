@@ -13,7 +13,7 @@ NOW = datetime.now(UTC)
 
 
 def dispatched(count: int, lost: int = 0, priority: int = 5) -> list[Dispatched]:
-    return [Dispatched(new_id(), 1, lost, 0.0, priority, NOW) for _ in range(count)]
+    return [Dispatched(new_id(), 1, lost, 0.0, priority, NOW, 1) for _ in range(count)]
 
 
 def sizes(count: int, *, most: int, workers: int, more: bool = False) -> list[int]:
