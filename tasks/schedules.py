@@ -23,7 +23,7 @@ async def _reconcile_the_day_before(
     return [(tenant, report) for tenant in await reconciliation.who_paid(tx, since, until)]
 
 
-ALL = (
+ALL: tuple[Schedule, ...] = (
     # Three hours after the day's end: what was under way at midnight is over, and the gateway's own
     # events have arrived.
     Schedule(

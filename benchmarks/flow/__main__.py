@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.flow import concurrency, fairness, rates, report, throughput
+from benchmarks.flow import concurrency, fairness, rates, report, requests, throughput
 from benchmarks.processes import ROOT
 from benchmarks.rounds import FAILURES
 from benchmarks.servers import Servers
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "order": fairness.measure_order,
     "shares": fairness.measure_shares,
     "throughput": throughput.measure,
+    "others": requests.measure,
 }
 
 

@@ -7,7 +7,8 @@ worker and relay; that they know these kinds as well is all the difference.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
@@ -22,7 +23,8 @@ from goodsyard.contracts import Concurrency, Contract, Effect, Policy, Rate
 from goodsyard.flow import DatabaseHandler, Handler
 from goodsyard.job import Job
 from goodsyard.outcomes import Done, Outcome
-from tasks import contracts, flow
+from goodsyard.schedules import Schedule
+from tasks import contracts, flow, schedules
 from tasks.webhooks import Webhook
 
 
@@ -143,6 +145,14 @@ def _handlers(
     return [*shipped, *works, *calls]
 
 
+async def _nothing(_tx: AsyncSession, _tick: datetime) -> Iterable[tuple[int, Contract]]:
+    return ()
+
+
+EACH_SECOND = "bench.each-second"
+"""A schedule whose ticks are written down and stage nothing."""
+
+schedules.ALL = (*schedules.ALL, Schedule(EACH_SECOND, "* * * * * *", _nothing))
 # Before workers.app is imported: it makes a Celery task of each contract there is.
 contracts.ALL = (*contracts.ALL, Work, LongWork, *CALLS)
 _shipped, flow.handlers = flow.handlers, _handlers

@@ -7,6 +7,7 @@ measured, at which commit.
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.figures import readable
 from benchmarks.flow import plots
+from benchmarks.flow.requests import BULK, middle
 from benchmarks.processes import ROOT
 from benchmarks.report import machine
 
@@ -107,6 +109,8 @@ def rows(part: str, result: Result) -> Iterator[Row]:
             for free, limited in result["pairs"]:
                 yield "jobs/s without and with limits", f"{free:,.0f}, {limited:,.0f}", ""
             yield "ratio, median of the pairs", f"{result['ratio']:.2f}", "≥ 0.80"
+        case "others":
+            yield from _of_the_others(result)
 
 
 def _of_a_rate(name: str, kind: Result) -> Iterator[Row]:
@@ -118,6 +122,22 @@ def _of_a_rate(name: str, kind: Result) -> Iterator[Row]:
         "≥ 0",
     )
     yield f"{limit}: part of the rate reached", f"{kind['reached']:.1%}", "≥ 95 %"
+
+
+def _of_the_others(result: Result) -> Iterator[Row]:
+    took = statistics.median(result["bulk"])
+    yield f"{BULK:,} jobs in one request", f"{took:.2f} s, {BULK / took:,.0f}/s", ""
+    equal = f"{result['equal']:,} equal requests at once, in {result['equal_seconds']:.1f} s: runs"
+    yield equal, str(result["runs"]), "1"
+    plain, steps = (middle(result["workflow"], which) for which in (0, 1))
+    jobs = result["width"] + 2
+    yield f"{jobs:,} plain jobs, from their commit to the last effect", f"{plain:.2f} s", ""
+    fan = f"a workflow of as many steps, 1 to {result['width']:,} to 1"
+    yield fan, f"{steps:.2f} s, {steps / plain:.2f} times", ""
+    delays = result["ticks"]
+    late = f"{statistics.median(delays):.2f}, {delays[-1]:.2f} s"
+    yield "a tick each second, carried out after: median, longest", late, "≤ 1 s and a look"
+    yield "a word of progress costs its job", f"{result['word'] * 1e6:.2f} µs", "no commit"
 
 
 def _of_waits(beside: str, waits: dict[str, Result]) -> Iterator[Row]:
