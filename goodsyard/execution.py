@@ -60,7 +60,8 @@ class Executor:
         if isinstance(handler, DatabaseHandler):
             await self._run_chunk(handler, deliveries)
         else:
-            self._stale += len(deliveries) - await self._caller.run(handler, deliveries)
+            claimed = await self._caller.run(handler, deliveries)
+            self._stale += len(deliveries) - claimed  # what is taken meanwhile isn't counted again
 
     async def _run_chunk(
         self, handler: DatabaseHandler[Any], deliveries: Sequence[Delivery]

@@ -12,6 +12,7 @@ from goodsyard.contracts import Contract
 from goodsyard.interventions import record
 from goodsyard.shared_runs import invalidate
 from goodsyard.submit import Staged
+from producers import problems
 from producers.answers import JsonAnswer
 from producers.authentication import Principal, require_scope
 from producers.bodies import FreeForm, JsonRoute
@@ -43,7 +44,11 @@ class InvalidateOut(BaseModel):
     forgotten: int = Field(description="Results, and runs under way, that no request shares now.")
 
 
-@router.post("/invalidate", response_model=InvalidateOut)
+@router.post(
+    "/invalidate",
+    response_model=InvalidateOut,
+    responses=problems.refusals(problems.NOT_FOUND),
+)
 async def forget(body: InvalidateIn, principal: Admin, use: Use) -> Response:
     """Have the next requests for a kind run anew; a run that is under way is shared no more."""
     contract = PUBLIC.get(body.kind)
