@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
-THREATS = 17
+THREATS = 18
 NOT_OURS = "not in the code's hands"
 
 _NAMED = re.compile(r"`([\w/]+\.py)::(\w+)`")
