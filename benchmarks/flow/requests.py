@@ -46,7 +46,7 @@ def measure(shop: Shop, *, quick: bool) -> Result:
     times = _QUICK_TIMES if quick else _TIMES
     width = QUICK_WIDTH if quick else WIDTH
     return {
-        **asyncio.run(_over_http(shop, QUICK_EQUAL if quick else EQUAL, times)),
+        **_over_http(shop, QUICK_EQUAL if quick else EQUAL, times),
         "workflow": [_workflow(shop, width) for _ in range(times)],
         "width": width,
         "ticks": _ticks(shop),
@@ -54,20 +54,23 @@ def measure(shop: Shop, *, quick: bool) -> Result:
     }
 
 
-async def _over_http(shop: Shop, equal: int, times: int) -> Result:
+def _over_http(shop: Shop, equal: int, times: int) -> Result:
     with cluster(shop) as yard:
-        address = await asyncio.to_thread(yard.start_api)
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
-        headers = {"Authorization": f"Bearer {yard.api_key}"}
-        async with aiohttp.ClientSession(address, connector=connector, headers=headers) as http:
-            bulks = [await _bulk(http, number) for number in range(times)]
-            began = time.perf_counter()
-            answers = await asyncio.gather(*(_ask(http, number) for number in range(equal)))
-            took = time.perf_counter() - began
-        runs = await asyncio.to_thread(yard.number, _JOBS_OF)
+        asked = asyncio.run(_ask_all(yard.start_api(), yard.api_key, equal, times))
+        return asked | {"runs": yard.number(_JOBS_OF)}
+
+
+async def _ask_all(address: str, api_key: str, equal: int, times: int) -> Result:
+    connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
+    headers = {"Authorization": f"Bearer {api_key}"}
+    async with aiohttp.ClientSession(address, connector=connector, headers=headers) as http:
+        bulks = [await _bulk(http, number) for number in range(times)]
+        began = time.perf_counter()
+        answers = await asyncio.gather(*(_ask(http, number) for number in range(equal)))
+        took = time.perf_counter() - began
     if len(set(answers)) != 1:
         raise BenchmarkError(f"{len(set(answers))} jobs stand for one request")
-    return {"bulk": bulks, "equal": equal, "runs": runs, "equal_seconds": took}
+    return {"bulk": bulks, "equal": equal, "equal_seconds": took}
 
 
 async def _bulk(http: aiohttp.ClientSession, number: int) -> float:
