@@ -215,14 +215,15 @@ class Chunk:
     """Whether it overtakes what is in its queue already."""
 
 
-def batch_size(chunk: int, workers: int) -> int:
+def batch_size(chunk: int, workers: int, waiting: int = 0) -> int:
     """Return how many jobs to dispatch at once: for each worker a chunk to run and one in reserve.
 
     Args:
         chunk: jobs a message of the kind may carry.
         workers: processes that consume its queue.
+        waiting: messages that are there already.
     """
-    return min(BATCH, 2 * chunk * max(1, workers))
+    return min(BATCH, chunk * max(1, 2 * max(1, workers) - waiting))
 
 
 def chunks(

@@ -1,10 +1,11 @@
 """Equal requests share a run: while it is under way, and its result until that has expired.
 
-One row a key names the job that stands for it; whoever comes locks the row, so of any number of
-equal requests in any number of processes one starts a run. Whether a job still stands for its key
-follows from its own row, the policy and the database's clock: nothing has to be written when a job
-ends, and none that dies or is cancelled keeps its key. To invalidate is to delete the row: a run
-that is under way then goes on, and is shared with nobody who comes later.
+One row a key names the job that stands for it. Who finds one that does only looks; who is to
+start a run locks the row, so of any number of equal requests in any number of processes one does.
+Whether a job still stands for its key follows from its own row, the policy and the database's
+clock: nothing has to be written when a job ends, and none that dies or is cancelled keeps its
+key. To invalidate is to delete the row: a run that is under way then goes on, and is shared with
+nobody who comes later.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from typing import NamedTuple
 from uuid import UUID
 
 import orjson
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from goodsyard.contracts import Cache
 from goodsyard.job import JobState
-from goodsyard.submit import Staged, stage, stage_unique
+from goodsyard.submit import Staged, live_twin, stage, stage_unique
 
 ENDED = frozenset({JobState.SUCCEEDED, JobState.DEAD, JobState.CANCELLED})
 """States of jobs that no longer hold a unique key, unless a request says so."""
 
 _MARGIN_SECONDS = 86_400.0
 """How much longer than its result a key is kept: a run may take its time."""
+
+REST_SECONDS = 1.0
+"""The least between a refresh that came to nothing and the next: many who ask make no storm."""
 
 _REFUSED = "refused"
 
@@ -39,10 +43,12 @@ _TAKE = text("""
     RETURNING true
 """)
 
-_LOCK = text("""
+_SEE = text("""
     SELECT job_id, refresh_id FROM goodsyard.shared_run
-     WHERE tenant = :tenant AND kind = :kind AND key = :key FOR UPDATE
+     WHERE tenant = :tenant AND kind = :kind AND key = :key
 """)
+
+_LOCK = text(f"{_SEE.text} FOR UPDATE")
 
 _RUNS = text("""
     SELECT id, state, reason, extract(epoch FROM now() - finished_at)::float8,
@@ -69,8 +75,13 @@ _INVALIDATE = text("""
 
 _FORGET = text("""
     DELETE FROM goodsyard.shared_run
-     WHERE ctid = ANY(ARRAY(SELECT ctid FROM goodsyard.shared_run
-                             WHERE keep_until < now() LIMIT 10000 FOR UPDATE SKIP LOCKED))
+     WHERE ctid = ANY(ARRAY(
+           SELECT r.ctid FROM goodsyard.shared_run r
+            WHERE r.keep_until < now()
+              AND NOT EXISTS (SELECT FROM goodsyard.job j
+                               WHERE j.tenant = r.tenant AND j.id IN (r.job_id, r.refresh_id)
+                                 AND j.state IN ('waiting', 'dispatched', 'running'))
+            LIMIT 10000 FOR UPDATE OF r SKIP LOCKED))
 """)
 
 _CACHED, _UNIQUE = "cache:", "unique:"
@@ -165,6 +176,8 @@ def choose_cached(cache: Cache, latest: Run | None, refresh: Run | None) -> Choi
     if refresh is not None and refresh.state is JobState.SUCCEEDED:
         latest, refresh = refresh, None
     old = _result(cache, latest)
+    if refresh is not None and old is not None and _rests(cache, refresh):
+        return Choice(old, latest=latest and latest.id, pending=refresh.id)
     if refresh is not None and (standing := _standing(cache, refresh)) is not None:
         return Choice(old or standing, latest=latest and latest.id, pending=refresh.id)
     if latest is not None and (shared := old or _standing(cache, latest)) is not None:
@@ -182,6 +195,11 @@ def _result(cache: Cache, run: Run | None) -> Shared | None:
     if -fresh_for < cache.stale_while_revalidate:
         return Shared(run.id, Found.STALE, fresh_for)
     return None
+
+
+def _rests(cache: Cache, refresh: Run) -> bool:
+    """Whether a refresh that came to nothing is too recent for the next."""
+    return refresh.ended is not None and refresh.ended < max(cache.negative_ttl, REST_SECONDS)
 
 
 def _standing(cache: Cache, run: Run) -> Shared | None:
@@ -221,6 +239,12 @@ async def stage_cached(tx: AsyncSession, staged: Staged) -> Shared:
         raise ValueError(message)
     keep = cache.ttl + cache.negative_ttl + cache.stale_while_revalidate + _MARGIN_SECONDS
     place = _Place(tx, staged, cache_key(staged), keep)
+    # Most find what stands for them: a lock each would have them commit one after the other.
+    seen = await place.look()
+    if seen is not None:
+        choice = choose_cached(cache, *seen)
+        if choice.shared is not None and not choice.refresh:
+            return choice.shared
     while True:
         if await place.take():
             await stage(tx, [replace(staged, unique_key=None)])
@@ -253,7 +277,10 @@ async def stage_once(tx: AsyncSession, staged: Staged, unique: Unique) -> Shared
         if held is not None:
             shared = choose_unique(unique, held[0]).shared
             if shared is not None:
-                return shared
+                # A plain request may have staged another since: the live one is the answer.
+                live = await live_twin(tx, staged) if shared.found is Found.HIT else None
+                await place.point(shared.job, None)
+                return shared if live is None else Shared(live, Found.UNDER_WAY)
             break
     job = await stage_unique(tx, staged)  # a live one may have come without states and period
     await place.point(job, None)
@@ -304,9 +331,16 @@ class _Place:
         parameters = {**self._whose, "job": self._job, "keep": self._keep}
         return await self._tx.scalar(_TAKE, parameters) is not None
 
+    async def look(self) -> tuple[Run | None, Run | None] | None:
+        """Return the key's runs; ``None`` if it has no row."""
+        return await self._runs(_SEE)
+
     async def lock(self) -> tuple[Run | None, Run | None] | None:
         """Lock the row and return its runs; ``None`` if it was deleted meanwhile."""
-        row = (await self._tx.execute(_LOCK, self._whose)).one_or_none()
+        return await self._runs(_LOCK)
+
+    async def _runs(self, query: TextClause) -> tuple[Run | None, Run | None] | None:
+        row = (await self._tx.execute(query, self._whose)).one_or_none()
         if row is None:
             return None
         ids = [job for job in row if job is not None]

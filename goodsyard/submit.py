@@ -236,14 +236,20 @@ async def stage_unique(tx: AsyncSession, staged: Staged) -> UUID:
     """Insert a job, or return the id of the live job that holds its ``unique_key``."""
     # The twin may end between the two statements; then the key is free and the insert succeeds.
     while not await stage(tx, [staged]):
-        twin: UUID | None = await tx.scalar(
-            _LIVE_TWIN,
-            {
-                "tenant": staged.tenant,
-                "kind": staged.contract.kind,
-                "unique_key": staged.unique_key,
-            },
-        )
+        twin = await live_twin(tx, staged)
         if twin is not None:
             return twin
     return staged.id
+
+
+async def live_twin(tx: AsyncSession, staged: Staged) -> UUID | None:
+    """Return the live job that holds a job's ``unique_key``."""
+    twin: UUID | None = await tx.scalar(
+        _LIVE_TWIN,
+        {
+            "tenant": staged.tenant,
+            "kind": staged.contract.kind,
+            "unique_key": staged.unique_key,
+        },
+    )
+    return twin

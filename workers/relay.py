@@ -197,7 +197,7 @@ class Relay:
             if not view.urgent[policy.queue]:
                 await self._overtake(statements, kind, situation)
             return True
-        most = dispatch.batch_size(policy.chunk, workers)
+        most = dispatch.batch_size(policy.chunk, workers, view.lengths[policy.queue])
         if kind in situation.limited:
             return await self._relay_limited(kind, most, situation)
         failpoint("before_dispatch_commit")

@@ -121,8 +121,9 @@ async def _shared_or_staged(
 
 
 def _shares(staged: Staged) -> bool:
-    """Whether equal requests share its run: one for a later time is for no other's result."""
-    return staged.contract.policy.cache is not None and staged.run_at is None
+    """Whether equal requests share its run: not one for a later time, or with a key of its own."""
+    has_cache = staged.contract.policy.cache is not None
+    return has_cache and staged.run_at is None and staged.unique_key is None
 
 
 async def _stage(tx: AsyncSession, staged: Staged, unique: Unique | None) -> Shared:

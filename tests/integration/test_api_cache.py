@@ -151,9 +151,14 @@ async def test_states_and_a_period_that_say_nothing_together_are_refused(
     assert await count_jobs(api) == 0
 
 
-async def test_a_job_for_a_later_time_shares_no_run(api: Api) -> None:
+@pytest.mark.parametrize(
+    "own", [{"run_at": "2100-01-01T00:00:00Z"}, {"unique_key": "mine"}], ids=["a time", "a key"]
+)
+async def test_a_job_with_a_later_time_or_a_key_of_its_own_shares_no_run(
+    api: Api, own: dict[str, str]
+) -> None:
     await ask(api)
-    body = {"kind": "payments.reconcile", "payload": DAY, "run_at": "2100-01-01T00:00:00Z"}
+    body = {"kind": "payments.reconcile", "payload": DAY, **own}
     answer = await api.http.post("/v1/jobs", json=body, headers={"Idempotency-Key": next(_keys)})
     assert "Cache-Status" not in answer.headers
     assert await count_jobs(api) == 2

@@ -8,6 +8,7 @@ from typing import ClassVar
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from goodsyard import shared_runs
 from goodsyard.contracts import Cache, Policy
@@ -47,10 +48,10 @@ async def ask(yard: Yard, line: str = "x", tenant: int = TENANT) -> Shared:
         return await shared_runs.stage_cached(tx, Staged(tenant, Looked(line=line)))
 
 
-async def once(yard: Yard, key: str = "one") -> Shared:
+async def once(yard: Yard, key: str = "one", unique: Unique = DONE) -> Shared:
     staged = Staged(TENANT, Note(line="x"), unique_key=key)
     async with yard.sessions.begin() as tx:
-        return await shared_runs.stage_once(tx, staged, DONE)
+        return await shared_runs.stage_once(tx, staged, unique)
 
 
 async def carry_out(yard: Yard) -> None:
@@ -167,17 +168,37 @@ async def test_the_producer_shares_runs_too(yard: Yard) -> None:
     assert await producer.submit(Looked(line="x")) == await producer.submit(Looked(line="x"))
 
 
-async def test_expired_keys_are_forgotten_and_others_kept(yard: Yard) -> None:
-    await ask(yard)
-    await ask(yard, "y")
-    await yard.sql(
-        "UPDATE goodsyard.shared_run SET keep_until = now() WHERE job_id IN"
-        " (SELECT id FROM goodsyard.job WHERE payload ->> 'line' = 'x')"
-    )
+async def forget_all_expired(yard: Yard) -> None:
+    """Let every key's time be over, and tidy up."""
+    await yard.sql("UPDATE goodsyard.shared_run SET keep_until = now() - interval '1 second'")
     async with yard.sessions.begin() as tx:
         await shared_runs.forget_expired(tx)
+
+
+async def test_expired_keys_are_forgotten_but_for_those_of_runs_under_way(yard: Yard) -> None:
+    await ask(yard)
+    await carry_out(yard)
+    await ask(yard, "y")
+    await forget_all_expired(yard)
     assert (await ask(yard, "y")).found is Found.UNDER_WAY
     assert (await ask(yard)).found is Found.MISS
+
+
+async def test_keys_whose_time_is_not_over_are_kept(yard: Yard) -> None:
+    await ask(yard)
+    await carry_out(yard)
+    async with yard.sessions.begin() as tx:
+        await shared_runs.forget_expired(tx)
+    assert (await ask(yard)).found is Found.HIT
+
+
+async def test_who_gets_a_result_waits_for_nobody_who_holds_its_key(yard: Yard) -> None:
+    first = await ask(yard)
+    await carry_out(yard)
+    async with yard.sessions.begin() as tx:
+        await tx.execute(text("SELECT FROM goodsyard.shared_run FOR UPDATE"))
+        again = await ask(yard)
+    assert (again.job, again.found) == (first.job, Found.HIT)
 
 
 async def test_a_kind_without_a_cache_has_none(yard: Yard) -> None:
@@ -208,3 +229,23 @@ async def test_a_live_job_that_came_without_a_period_has_the_key(yard: Yard) -> 
     (plain,) = await yard.stage(Note(), unique_key="one")
     assert await once(yard) == Shared(plain, Found.UNDER_WAY)
     assert await jobs(yard) == 1
+
+
+async def test_a_live_job_goes_before_one_that_is_over(yard: Yard) -> None:
+    await once(yard)
+    await yard.run(NOTES, await yard.dispatch())
+    (plain,) = await yard.stage(Note(), unique_key="one")
+    assert await once(yard) == Shared(plain, Found.UNDER_WAY)
+    assert await jobs(yard) == 2
+
+
+async def test_a_key_is_kept_for_the_longest_period_that_was_asked_for(yard: Yard) -> None:
+    first = await once(yard)
+    await yard.run(NOTES, await yard.dispatch())
+    week = Unique({JobState.SUCCEEDED}, period=604_800)
+    assert await once(yard, unique=week) == Shared(first.job, Found.HIT)
+    await later(yard, 172_800)
+    await yard.sql("UPDATE goodsyard.shared_run SET keep_until = keep_until - interval '2 days'")
+    async with yard.sessions.begin() as tx:
+        await shared_runs.forget_expired(tx)
+    assert await once(yard, unique=week) == Shared(first.job, Found.HIT)

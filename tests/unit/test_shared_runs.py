@@ -70,13 +70,20 @@ def test_a_refresh_that_was_refused_is_not_tried_again_at_once() -> None:
     "failed",
     [
         refresh(JobState.DEAD, 6, "refused"),
-        refresh(JobState.DEAD, 1, "attempts"),
-        refresh(JobState.CANCELLED, 1),
+        refresh(JobState.DEAD, 6, "attempts"),
+        refresh(JobState.CANCELLED, 6),
     ],
 )
 def test_a_refresh_that_came_to_nothing_is_followed_by_another(failed: Run) -> None:
     choice = choose_cached(CACHE, succeeded(61), failed)
     assert choice == Choice(Shared(LATEST, Found.STALE, -1), refresh=True, latest=LATEST)
+
+
+@pytest.mark.parametrize("reason", ["refused", "attempts", "lost", "uncertain"])
+@pytest.mark.parametrize("cache", [CACHE, Cache(ttl=60, stale_while_revalidate=30)])
+def test_a_refresh_that_died_however_it_did_rests_a_while(cache: Cache, reason: str) -> None:
+    choice = choose_cached(cache, succeeded(61), refresh(JobState.DEAD, 0.5, reason))
+    assert choice == Choice(Shared(LATEST, Found.STALE, -1), latest=LATEST, pending=REFRESH)
 
 
 def test_a_refusal_stands_for_its_own_time_and_no_other_death_does() -> None:
