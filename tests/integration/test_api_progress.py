@@ -16,6 +16,7 @@ from sqlalchemy import event, text
 from goodsyard import progress
 from goodsyard.doorbell import CHANGED, Doorbell
 from goodsyard.progress import PROGRESS, Progress
+from producers import job_stream
 from producers.waiting import LOOK_AGAIN_SECONDS
 from tests.integration.conftest import Api
 from tests.yard import until
@@ -211,7 +212,13 @@ async def test_a_stream_learns_that_a_job_runs_though_nobody_told(api: Api) -> N
 
 
 @IN_PROCESS
-async def test_the_first_word_tells_that_a_job_runs(api: Api) -> None:
+async def test_the_first_word_tells_that_a_job_runs(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def blind() -> None:
+        """Miss what nobody tells."""
+
+    monkeypatch.setattr(api.services.news, "look_once", blind)
     job = await _job(api)
     (stream,) = await _followed(api, job)
     await _execute(api, _RUN, id=job)
@@ -226,6 +233,31 @@ async def test_the_first_word_tells_that_a_job_runs(api: Api) -> None:
     states = [(data["state"], data["progress"]) for name, data in await stream if name == "state"]
     assert [state for state, _ in states] == ["waiting", "running", "succeeded"]
     assert states[1][1]["fraction"] == 0.3
+
+
+@IN_PROCESS
+async def test_an_idle_stream_says_that_it_is_there_and_asks_nobody_anything(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_stream, "STILL_THERE_SECONDS", 0.01)
+    job = await _job(api)
+    (stream,) = await _followed(api, job)
+    (watch,) = api.services.news._watchers[str(job)]  # noqa: SLF001 - to count how often it wakes
+    wait, waits = watch.wait, 0
+
+    async def counted(seconds: float) -> bool:
+        nonlocal waits
+        waits += 1
+        return await wait(seconds)
+
+    async def has_woken() -> bool:
+        return waits > 5
+
+    monkeypatch.setattr(watch, "wait", counted)
+    asked = await _looked(api, lambda: until(has_woken, "the stream to wake a few times"))
+    assert [one for one in asked if "awaited" not in one] == []
+    await _finish(api, job)
+    assert [data["state"] for _, data in await stream] == ["waiting", "succeeded"]
 
 
 @IN_PROCESS
